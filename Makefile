@@ -1,0 +1,128 @@
+# Everything a contributor runs. `make` alone lists the targets.
+#
+# PYTHON   the interpreter the environments are made from
+# ARGS     further arguments for demo, serve, bench and test
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+PROTO_BIN := .venv-proto/bin
+PROTO_READY := .venv-proto/.ready
+BUF := proto/node_modules/.bin/buf
+BUF_READY := proto/node_modules/.ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo serve bench test coverage check format clean \
+	check-format check-lint check-types check-mypy check-pyright check-imports check-layout proto check-proto check-buf breaking
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nArguments go through ARGS: make serve ARGS="--port 50052"\n'
+
+##@ Use
+
+setup: $(READY) ## Make .venv with everything the targets below need
+
+demo: $(READY) ## Start a server with a small real model and talk to it
+	$(BIN)/python -m headstream.server.cli demo $(ARGS)
+
+serve: $(READY) ## Serve (model and port in ARGS)
+	$(BIN)/headstream serve $(ARGS)
+
+bench: $(READY) ## Measure a running server
+	$(BIN)/headstream bench $(ARGS)
+
+##@ Develop
+
+test: $(READY) ## Run the tests (ARGS="-m 'not slow'" for the quick ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(READY) ## Run the tests and show the lines they miss
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: check-format check-lint check-types check-imports check-layout check-buf check-proto ## Everything that is checked without running the service
+
+format: $(READY) $(BUF_READY) ## Rewrite the sources in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BUF) format --write proto
+
+check-format: $(READY) ## Formatting (ruff)
+	$(BIN)/ruff format --check .
+
+check-lint: $(READY) ## Lint (ruff)
+	$(BIN)/ruff check .
+
+check-types: check-mypy check-pyright ## Types (mypy and pyright, both strict)
+
+check-mypy: $(READY)
+	$(BIN)/mypy
+
+check-pyright: $(READY)
+	$(BIN)/pyright
+
+check-imports: $(READY) ## Who may import whom (import-linter)
+	$(BIN)/lint-imports --no-logo
+
+check-layout: $(READY) ## The rules no linter knows (tests/test_layout.py)
+	$(BIN)/python -m pytest -q tests/test_layout.py
+
+##@ Protocol
+
+proto: $(PROTO_READY) ## Generate the Python stubs from proto/headstream/v1/*.proto
+	proto/generate.sh $(PROTO_BIN)/python proto
+
+check-proto: $(PROTO_READY) ## The stubs in the tree are those that `make proto` makes
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	proto/generate.sh $(PROTO_BIN)/python "$$fresh" && \
+	(cd proto && find headstream -name '*_pb2*' -not -path '*/__pycache__/*' | LC_ALL=C sort) > "$$fresh/kept" && \
+	(cd "$$fresh" && find headstream -name '*_pb2*' | LC_ALL=C sort) > "$$fresh/made" && \
+	diff "$$fresh/kept" "$$fresh/made" && \
+	(while read -r stub; do diff -u "proto/$$stub" "$$fresh/$$stub" || exit 1; done < "$$fresh/made") && \
+	echo "the stubs are up to date" || { echo "error: the stubs differ from the .proto files; run make proto" >&2; exit 1; }
+
+check-buf: $(BUF_READY) ## Lint and format of the .proto files (buf)
+	$(BUF) lint proto
+	$(BUF) format --diff --exit-code proto
+
+breaking: $(BUF_READY) ## Changes since AGAINST (a tag or branch, default main) that break callers
+	$(BUF) breaking proto --against '.git#ref=$(or $(AGAINST),main),subdir=proto'
+
+##@ Clean
+
+clean: ## Remove environments, caches and build output
+	rm -rf .venv .venv-proto proto/node_modules dist build htmlcov .coverage .coverage.* \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find proto client server model tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- Environments: remade when what they are made from changes ---
+
+# torch goes first and by exact version, so that no other package can choose another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Headstream needs Python 3.11 or newer; name one with make PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --editable '.[server,embedded,bench,dev]' --constraint constraints.txt
+	touch $@
+
+$(PROTO_READY): proto/requirements.txt
+	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv .venv-proto
+	$(PROTO_BIN)/python -m pip install --quiet --requirement proto/requirements.txt
+	touch $@
+
+$(BUF_READY): proto/package.json proto/package-lock.json
+	@command -v npm >/dev/null || { echo "error: the .proto files are checked with buf, which comes from npm:" \
+		"install Node.js with npm (Debian: apt-get install npm), then run this again" >&2; exit 1; }
+	npm --prefix proto ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
