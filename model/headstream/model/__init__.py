@@ -1,0 +1,1 @@
+"""The model: packed batch in, logits and contextual embeddings out. Knows torch, never gRPC."""

@@ -1,0 +1,1 @@
+"""Masked attention over the packed batch: one interface, a backend per device."""

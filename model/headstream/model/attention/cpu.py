@@ -1,0 +1,139 @@
+"""Attention on CPU, exact to the bit for a request whoever shares its step.
+
+Prompt rows go through SDPA in tiles of ``TILE`` positions counted from the request's own token 0.
+All other rows are attended one by one over the block table. Which kernel a row meets, and which
+rows share its tile, depends on the request alone, so its bits do too: the scheduler cuts prompts on
+the tile grid only (``PREFILL_GRID``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headstream.model.attention.base import Attend, AttentionSpec
+from headstream.model.attention.masks import TileMasks
+from headstream.model.batch import PREFILL_GRID as TILE
+from headstream.model.batch import PackedBatch
+from headstream.model.kernels.attend_rows import AttendRows, QueryRows, attend_rows_torch, supports
+from headstream.model.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prompt:
+    """The prompt rows of one sequence: rows [row, row + length) of X at positions [start, ...)."""
+
+    row: int
+    start: int
+    length: int
+    blocks: Tensor  # int64: the sequence's block ids
+
+    def tiles(self) -> list[tuple[int, int]]:
+        """Half-open position ranges, cut at multiples of TILE."""
+        end = self.start + self.length
+        first_cut = (self.start // TILE + 1) * TILE
+        cuts = [self.start, *range(first_cut, end, TILE), end]
+        return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+class CpuAttention:
+    """The backend: one per model."""
+
+    name = "sdpa"
+
+    def __init__(
+        self, specs: tuple[AttentionSpec, ...], cache: KVCache, attend_rows: AttendRows
+    ) -> None:
+        self._specs = specs
+        self._cache = cache
+        self._attend_rows = [
+            attend_rows if supports(spec) else attend_rows_torch for spec in specs
+        ]  # [L]
+        self._masks = TileMasks()
+
+    def bind(self, batch: PackedBatch) -> Attend:
+        """Split the rows of a step into prompts and single rows, once for all layers."""
+        prompts, rows = _split(batch)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self._cache.write(layer, k, v, batch.slot_mapping)
+            spec = self._specs[layer]
+            k_pool, v_pool = self._cache.layer(layer)
+            q = q.contiguous()
+            z = torch.empty_like(q)  # [N, H, D]
+            for prompt in prompts:
+                self._attend_prompt(spec, prompt, q, k_pool, v_pool, z)
+            if rows.rows.numel():
+                self._attend_rows[layer](spec, q, k_pool, v_pool, z, rows)
+            return z
+
+        return attend
+
+    def _attend_prompt(
+        self,
+        spec: AttentionSpec,
+        prompt: _Prompt,
+        q: Tensor,
+        k_pool: Tensor,
+        v_pool: Tensor,
+        z: Tensor,
+    ) -> None:
+        """Fill the prompt's rows of ``z``, tile by tile."""
+        group = spec.n_heads // spec.n_kv_heads
+        first = _first_key(spec, prompt.start)
+        keys = _gather(k_pool, prompt, first)  # [keys, G, D], from position `first` on
+        values = _gather(v_pool, prompt, first)
+        for begin, end in prompt.tiles():
+            rows = slice(prompt.row + begin - prompt.start, prompt.row + end - prompt.start)
+            visible = slice(_first_key(spec, begin) - first, end - first)
+            # KV heads stand on the batch axis, so each serves its query heads without a copy.
+            query = q[rows].unflatten(1, (spec.n_kv_heads, group)).permute(1, 2, 0, 3)
+            key, value = (
+                t[visible].permute(1, 0, 2).unsqueeze(1).expand(-1, group, -1, -1)
+                for t in (keys, values)
+            )  # [G, group, keys, D]
+            mask = self._masks.get(spec.window, end - begin, visible.stop - visible.start, q.dtype)
+            tile = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, is_causal=mask is None, scale=spec.scale
+            )  # [G, group, T, D]
+            z[rows] = tile.permute(2, 0, 1, 3).flatten(1, 2)  # [T, H, D]
+
+
+def _first_key(spec: AttentionSpec, position: int) -> int:
+    """First key that the row at ``position`` sees."""
+    return max(0, position - spec.window + 1) if spec.window else 0
+
+
+def _gather(pool: Tensor, prompt: _Prompt, first: int) -> Tensor:
+    """The sequence's rows [first, prompt end) out of the pool: [rows, G, D]."""
+    block_size = pool.shape[1]
+    end = prompt.start + prompt.length
+    blocks = prompt.blocks[first // block_size : -(-end // block_size)]
+    lead = first % block_size
+    return pool[blocks].flatten(0, 1)[lead : lead + end - first]
+
+
+def _split(batch: PackedBatch) -> tuple[list[_Prompt], QueryRows]:
+    """Prompt rows by sequence, and all other rows."""
+    prompts: list[_Prompt] = []
+    rows: list[int] = []
+    seqs: list[int] = []
+    contexts: list[int] = []
+    bounds = batch.cu_seqlens_q.tolist()
+    for seq, (context, prompt_rows) in enumerate(
+        zip(batch.context_lens.tolist(), batch.prompt_rows.tolist(), strict=True)
+    ):
+        begin, end = bounds[seq], bounds[seq + 1]
+        start = context - (end - begin)  # position of the first row
+        if prompt_rows:
+            blocks = batch.block_table[seq].long()
+            prompts.append(_Prompt(begin, start, prompt_rows, blocks))
+        for row in range(begin + prompt_rows, end):
+            rows.append(row)
+            seqs.append(seq)
+            contexts.append(start + row - begin + 1)
+    table = batch.block_table.contiguous()
+    return prompts, QueryRows(torch.tensor(rows), torch.tensor(seqs), torch.tensor(contexts), table)

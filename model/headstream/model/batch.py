@@ -1,0 +1,127 @@
+"""The packed batch: what one step computes, as plain frozen values.
+
+Shape letters, used in every docstring and comment of this package:
+
+    N  tokens (rows) in the step        L  layers
+    S  sequences in the step            H  query heads
+    B  blocks per sequence              G  key/value heads
+    R  rows whose logits are wanted     D  head width
+    V  vocabulary                       d  model width
+
+All tokens of all sequences lie end to end in one matrix X[N, d]; only attention knows where a
+sequence begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+from headstream.model.outputs import LogitsSpec, SamplingParams
+
+FINAL = -1
+"""Layer number of the rows after the final norm; 0..L number the residual stream."""
+
+PREFILL_GRID = 256
+"""Prompts are cut at multiples of this position only, so that a row's bits never depend on the cut."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowRequest:
+    """What is wanted of one row that is unembedded."""
+
+    sampling: SamplingParams
+    logits: LogitsSpec
+    logprob: bool
+    draw: int  # tokens generated before this one: the counter of the seeded draws
+    prompt_ids: Sequence[int]  # for penalties
+    output_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedBatch:
+    """The rows of one step.
+
+    Sequence s owns the half-open row range [cu_seqlens_q[s], cu_seqlens_q[s + 1]).
+    Its first ``prompt_rows[s]`` rows lie inside its prompt, the others behind it: the two kinds run
+    through different attention kernels, so that a row's bits depend on its own request alone and
+    never on how the scheduler cut the work (see ``attention``).
+    """
+
+    input_ids: Tensor  # int64 [N]
+    positions: Tensor  # int64 [N]      position of each row in its own sequence
+    cu_seqlens_q: Tensor  # int32 [S + 1]
+    context_lens: Tensor  # int32 [S]   keys visible to the sequence's last row, its own included
+    prompt_rows: Tensor  # int32 [S]
+    block_table: Tensor  # int32 [S, B] block ids, unused tail is 0
+    slot_mapping: Tensor  # int64 [N]   block_id * block_size + offset: where each row's K, V go
+    max_seqlen_q: int  # longest row range of a sequence
+    max_seqlen_k: int  # largest of context_lens
+    logits_indices: Tensor  # int64 [R] rows to unembed
+    taps: Mapping[int, Tensor] = field(default_factory=dict)  # layer (or FINAL) -> int64 rows to keep
+
+    heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the number of rows."""
+        return int(self.input_ids.shape[0])
+
+    @property
+    def num_seqs(self) -> int:
+        """S, the number of sequences."""
+        return int(self.context_lens.shape[0])
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on ``device``."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        taps = {layer: rows.to(device, non_blocking=True) for layer, rows in self.taps.items()}
+        return replace(self, taps=taps, **moved)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowResult:
+    """The outcome of one unembedded row."""
+
+    token_id: int
+    logprob: float | None  # of the token, in the raw row
+    values: Tensor | None  # [k] or [V], in the dtype asked for, on CPU
+    value_ids: tuple[int, ...]  # token ids of the values, for top-k
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOutput:
+    """What one step computed."""
+
+    rows: tuple[RowResult, ...]  # [R]
+    taps: Mapping[int, Tensor]  # layer -> [rows, d], on CPU
+
+
+class Taps:
+    """Collects rows of the residual stream while the ordinary pass runs.
+
+    A family calls :meth:`record` once a layer; rows nobody asked for cost nothing, and the rows
+    kept are copies, so nobody's numbers change.
+    """
+
+    def __init__(self, wanted: Mapping[int, Tensor]) -> None:
+        self._wanted = wanted
+        self.rows: dict[int, Tensor] = {}  # layer -> [rows, d]
+
+    def wants(self, layer: int) -> bool:
+        """Whether any row of this layer is to be kept."""
+        return layer in self._wanted
+
+    def record(self, layer: int, resid: Tensor) -> None:
+        """Keep the wanted rows of ``resid`` [N, d], the residual stream numbered ``layer``."""
+        if layer in self._wanted:
+            self.rows[layer] = torch.index_select(resid, 0, self._wanted[layer])  # [rows, d]

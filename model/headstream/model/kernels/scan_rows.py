@@ -1,0 +1,62 @@
+"""The largest entries and the log-sum-exp of logit rows: the native kernel and its torch twin."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from headstream.model.kernels import build
+
+
+class RowScan(NamedTuple):
+    """What a scan finds in R rows."""
+
+    values: Tensor  # float32 [R, K] largest first
+    ids: Tensor  # int64 [R, K] their token ids; the lower id first among equals
+    log_totals: Tensor  # float32 [R] log(sum(exp(row)))
+
+
+ScanRows = Callable[[Tensor, int], RowScan]
+"""(logits [R, V] float32 or bfloat16, K) -> RowScan."""
+
+
+def scan_rows_torch(logits: Tensor, count: int) -> RowScan:
+    """The plain twin of the native kernel."""
+    values, ids = logits.float().sort(dim=1, descending=True, stable=True)
+    return RowScan(values[:, :count], ids[:, :count], values.logsumexp(dim=1))
+
+
+def load_native(cache_dir: Path) -> ScanRows:
+    """The compiled kernel.
+
+    Raises:
+        KernelUnavailableError: it cannot be built here; use :func:`scan_rows_torch`.
+    """
+    library = build.load("scan_rows", cache_dir)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    functions: dict[torch.dtype, Callable[..., None]] = {}
+    for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
+        function = getattr(library, f"scan_rows_{name}")
+        function.argtypes = [pointer, *[integer] * 3, *[pointer] * 3]
+        function.restype = None
+        functions[dtype] = function
+
+    def scan(logits: Tensor, count: int) -> RowScan:
+        logits = logits.contiguous()
+        rows, width = logits.shape
+        found = RowScan(
+            torch.empty(rows, count),
+            torch.empty(rows, count, dtype=torch.int64),
+            torch.empty(rows),
+        )
+        functions[logits.dtype](
+            logits.data_ptr(), rows, width, count, *(tensor.data_ptr() for tensor in found)
+        )
+        return found
+
+    return scan

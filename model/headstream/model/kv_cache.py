@@ -1,0 +1,51 @@
+"""The block pool's memory: keys and values of every layer, written and read by slot."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headstream.model.config import ModelConfig
+
+
+class KVCache:
+    """K and V of all layers, each [num_blocks, block_size, G, D].
+
+    Which block belongs to whom is the scheduler's business; here a slot is
+    ``block_id * block_size + offset``. The memory is not touched before it is written, so blocks
+    nobody has used yet cost no resident memory.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (2, config.n_layers, num_blocks, block_size, config.n_kv_heads, config.d_head)
+        self.device = device
+        self._pool = torch.empty(shape, dtype=dtype, device=device)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The K and the V pool of one layer, counted from 0: [num_blocks, block_size, G, D] each."""
+        return self._pool[0, layer], self._pool[1, layer]
+
+    def write(self, layer: int, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
+        """Put ``k``, ``v`` [N, G, D] into the slots int64 [N]."""
+        for pool, rows in zip(self.layer(layer), (k, v), strict=True):
+            pool.flatten(0, 1).index_copy_(0, slot_mapping, rows)  # [slots, G, D]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole pool."""
+        return self._pool.numel() * self._pool.element_size()
+
+
+def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers: 2 L block_size G D elements."""
+    elements = 2 * config.n_layers * block_size * config.n_kv_heads * config.d_head
+    return elements * dtype.itemsize

@@ -1,0 +1,1 @@
+"""The parts model families are built from, one noun per file."""

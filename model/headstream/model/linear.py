@@ -1,0 +1,77 @@
+"""Linear layers packed once for the processor: x [M, K] -> x W^T + b [M, out].
+
+On CPU the weight is reordered by oneDNN at load (2.5x over ``F.linear`` on a layer's shapes, 4x on
+the unembedding: ARCHITECTURE.md). The two operators are private to torch, so they are used here
+only, after a self-check, and ``F.linear`` stands in where they are missing.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headstream.model.families.base import Linear
+
+_REFERENCE_ROWS = 64
+
+
+def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    """Pack ``weight`` [out, K] and ``bias`` [out] for their device and dtype."""
+    if weight.device.type == "cpu" and onednn_works(weight.dtype):
+        return _OneDnnLinear(weight, bias)
+    return functools.partial(F.linear, weight=weight, bias=bias)
+
+
+class _OneDnnLinear:
+    """A weight in oneDNN's own layout; it can be multiplied, but not indexed or saved."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            # A single row may take another kernel, with other rounding: batch invariance asks for
+            # the same one, so the row is computed twice.
+            return self._run(x.expand(2, -1))[:1]
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.contiguous(), self._packed, self._bias, "none", [], ""
+        )
+        return result
+
+
+@functools.cache
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Whether the packed path exists here, is right, and gives a row the same bits in any batch."""
+    if dtype == torch.bfloat16 and not bf16_is_fast():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_REFERENCE_ROWS, 96, generator=generator).to(dtype)
+    weight = torch.randn(80, 96, generator=generator).to(dtype)
+    bias = torch.randn(80, generator=generator).to(dtype)
+    try:
+        linear = _OneDnnLinear(weight, bias)
+        whole = linear(x)
+        parts = [linear(x[:1]), linear(x[:7]), linear(x[:33])]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    close = torch.allclose(whole.double(), expected, rtol=2e-2 if dtype != torch.float32 else 1e-4, atol=1e-1)
+    return close and all(torch.equal(part, whole[: part.shape[0]]) for part in parts)
+
+
+@functools.cache
+def bf16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 natively (AVX-512 BF16 or AMX)."""
+    try:
+        supported = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return supported and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

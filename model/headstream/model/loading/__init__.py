@@ -1,0 +1,1 @@
+"""From a name, directory or file to a model: sources, checkpoints, configs."""

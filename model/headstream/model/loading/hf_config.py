@@ -1,0 +1,88 @@
+"""config.json and generation_config.json of a Hugging Face checkpoint to a ``ModelConfig``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub.errors import StrictDataclassError
+
+from headstream.model.config import ModelConfig
+from headstream.model.errors import CheckpointError, UnsupportedModelError
+from headstream.model.families import family_of
+from headstream.model.loading.hf_families import TRANSLATORS
+from headstream.model.loading.library import transformers
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """The sizes and choices of the checkpoint in ``directory``.
+
+    ``transformers`` fills in what the file leaves to each architecture's defaults; no code from
+    the checkpoint is run and nothing is fetched.
+
+    Raises:
+        CheckpointError: config.json is missing, malformed or contradicts itself.
+        UnsupportedModelError: an unknown architecture, or a feature that is not implemented.
+    """
+    raw = _read_json(directory / "config.json")
+    architecture = _architecture(raw, directory)
+    family = family_of(architecture)
+    if raw.get("quantization_config"):
+        raise UnsupportedModelError("quantization_config: quantized checkpoints are not supported")
+    config = TRANSLATORS[family](architecture, _auto_config(directory))
+    return replace(config, eos_ids=_eos_ids(config, directory))
+
+
+def _architecture(raw: dict[str, Any], directory: Path) -> str:
+    names = raw.get("architectures")
+    if not isinstance(names, list) or len(names) != 1:
+        raise CheckpointError(f"{directory}: config.json does not name one architecture: {names!r}")
+    return str(names[0])
+
+
+_BAD_CONFIG = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
+
+
+def _auto_config(directory: Path) -> Any:
+    auto = transformers().AutoConfig
+    try:
+        return auto.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except _BAD_CONFIG as error:
+        raise CheckpointError(f"{directory}: config.json is not usable: {error}") from error
+
+
+def _eos_ids(config: ModelConfig, directory: Path) -> tuple[int, ...]:
+    """The ids that end a text: chat models name more of them in generation_config.json."""
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return config.eos_ids
+    more = _token_ids(_read_json(path).get("eos_token_id"), path)
+    return tuple(dict.fromkeys(config.eos_ids + more))
+
+
+def _token_ids(value: object, where: object) -> tuple[int, ...]:
+    """One id, a list of ids or None, as a tuple.
+
+    Raises:
+        CheckpointError: anything else.
+    """
+    ids = cast("list[object]", value) if isinstance(value, list) else [value]
+    if value is None:
+        return ()
+    if not all(type(token) is int for token in ids):
+        raise CheckpointError(f"{where}: eos_token_id is {value!r}")
+    return tuple(cast("list[int]", ids))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: object = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return cast("dict[str, Any]", value)

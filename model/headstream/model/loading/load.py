@@ -1,0 +1,46 @@
+"""A checkpoint directory to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from headstream.model.families import build_model
+from headstream.model.families.base import MakeLinear, Model
+from headstream.model.loading.checkpoint import CPU, Checkpoint
+from headstream.model.loading.hf_config import read_config
+from headstream.model.loading.manifest import verify_manifest
+from headstream.model.loading.progress import Progress, silent
+
+
+def load_model(
+    directory: Path,
+    dtype: torch.dtype,
+    make_linear: MakeLinear,
+    progress: Progress = silent,
+    *,
+    manifest: Path | None = None,
+    device: torch.device = CPU,
+) -> Model:
+    """Read the config and weights in ``directory`` and build the model.
+
+    Args:
+        directory: config.json and safetensors, as Hugging Face saves them (see ``resolve``).
+        dtype: of all weights, float32 or bfloat16.
+        make_linear: the device's way of packing a linear.
+        progress: told how many tensors are read.
+        manifest: a file of sha256 sums to check first.
+        device: where the weights live; ``make_linear`` gets them there.
+
+    Raises:
+        UnsupportedModelError: the checkpoint asks for something that is not implemented.
+        CheckpointError: the checkpoint is damaged, incomplete or holds unknown tensors.
+    """
+    config = read_config(directory)
+    if manifest is not None:
+        verify_manifest(directory, manifest, progress)
+    checkpoint = Checkpoint(directory, dtype, progress, device)
+    model = build_model(config, checkpoint, make_linear)
+    checkpoint.check_all_used()
+    return model

@@ -1,0 +1,86 @@
+"""What a request may ask of the model: plain frozen values, the same in every process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+WireDtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn from a row. The defaults are greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the largest (penalised, biased) logit is taken."""
+        return self.temperature == 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the row is used as it is, without penalties or bias."""
+        return (
+            self.repetition_penalty == 1.0
+            and self.presence_penalty == 0.0
+            and self.frequency_penalty == 0.0
+            and not self.logit_bias
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsSpec:
+    """The logits to send with each row."""
+
+    mode: Literal["none", "top", "chosen", "full"] = "none"
+    top_k: int = 0
+    token_ids: tuple[int, ...] = ()
+    logprobs: bool = False  # log-probabilities instead of raw logits
+    dtype: WireDtype = "float32"
+
+    def row_values(self, d_vocab: int) -> int:
+        """Number of values sent with each row."""
+        return {
+            "none": 0,
+            "top": self.top_k,
+            "chosen": len(self.token_ids),
+            "full": d_vocab,
+        }[self.mode]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsSpec:
+    """Contextual embeddings to send, row by row. Layers are resolved: 0..L, or -1 for final."""
+
+    prompt_layers: tuple[int, ...] = ()
+    generated_layers: tuple[int, ...] = ()
+    dtype: WireDtype = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """Vectors to pool from the rows of one layer, once the whole prompt has run."""
+
+    layer: int  # 0..L, or -1 for final
+    kind: Literal["mean", "last", "cls", "max"]
+    spans: tuple[tuple[int, ...], ...]  # for each vector the positions of its rows, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Everything one sequence asks for."""
+
+    logits: LogitsSpec = LogitsSpec()
+    logprob: bool = False  # of each generated token
+    rows: RowsSpec = RowsSpec()
+    pool: PoolSpec | None = None

@@ -1,0 +1,69 @@
+"""Owns the device, the weights and the block pool's memory; runs one packed batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from headstream.model.attention.base import AttentionBackend
+from headstream.model.attention.cpu import CpuAttention
+from headstream.model.attention.cuda import CudaAttention
+from headstream.model.batch import FINAL, PackedBatch, RowResult, StepOutput, Taps
+from headstream.model.families.base import Model
+from headstream.model.heads import finish_rows
+from headstream.model.kernels import TORCH_KERNELS, Kernels, load_kernels
+from headstream.model.kv_cache import KVCache
+
+
+class Runner:
+    """``run(PackedBatch) -> StepOutput``: X[N, d] through the layers, then the heads."""
+
+    def __init__(
+        self, model: Model, cache: KVCache, attention: AttentionBackend, kernels: Kernels
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        self._attention = attention
+        self._kernels = kernels
+
+    @property
+    def backend(self) -> str:
+        """The kernels in use, for the fingerprint: others may round otherwise.
+
+        On CPU the number of threads is part of it, since kernels cut their sums by it.
+        """
+        device = self.cache.device.type
+        name = f"{device}-{self._attention.name}-{self._kernels.name}"
+        return f"{name}-threads{torch.get_num_threads()}" if device == "cpu" else name
+
+    @torch.inference_mode()
+    def run(self, batch: PackedBatch) -> StepOutput:
+        """Run all layers over the batch's rows and unembed the rows that ask for it."""
+        taps = Taps({layer: rows for layer, rows in batch.taps.items() if layer != FINAL})
+        resid = self.model.forward(
+            batch.input_ids, batch.positions, self._attention.bind(batch), taps
+        )  # [N, d]
+        if (final_rows := batch.taps.get(FINAL)) is not None:
+            taps.rows[FINAL] = self.model.final_norm(resid.index_select(0, final_rows))
+        rows: Sequence[RowResult] = ()
+        if batch.heads:
+            wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
+            rows = finish_rows(self.model, wanted, batch.heads, self._kernels.scan_rows)
+        return StepOutput(tuple(rows), {layer: kept.cpu() for layer, kept in taps.rows.items()})
+
+    @torch.inference_mode()
+    def lookup(self, token_ids: Sequence[int]) -> Tensor:
+        """Rows of E for ``token_ids``: [n, d] on CPU."""
+        return self.model.static_embeddings(torch.tensor(token_ids)).cpu()
+
+
+def make_runner(model: Model, cache: KVCache, device: torch.device, kernel_dir: Path) -> Runner:
+    """The runner of a device, with the best kernels it can have."""
+    specs = model.config.attention
+    if device.type == "cuda":
+        return Runner(model, cache, CudaAttention(specs, cache), TORCH_KERNELS)
+    kernels = load_kernels(kernel_dir)
+    return Runner(model, cache, CpuAttention(specs, cache, kernels.attend_rows), kernels)

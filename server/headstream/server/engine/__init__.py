@@ -1,0 +1,1 @@
+"""The engine: sequences, block ids and the step loop, in a process of their own."""

@@ -1,0 +1,92 @@
+"""From the engine's settings to a runner with a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from headstream.model import fingerprint
+from headstream.model.attention.cuda import BLOCK_SIZE as CUDA_BLOCK_SIZE
+from headstream.model.device import choose_device, choose_dtype
+from headstream.model.kv_cache import KVCache, block_bytes
+from headstream.model.linear import make_linear
+from headstream.model.loading.load import load_model
+from headstream.model.loading.source import resolve
+from headstream.model.runner import Runner, make_runner
+from headstream.server.engine.block_pool import BlockPool
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.messages import Ready
+from headstream.server.engine.scheduler import Scheduler
+
+_CPU_BLOCK_SIZE = 32
+_CPU_KV_BYTES = 2 << 30
+_CUDA_KV_SHARE = 0.85  # of what is free once the weights are loaded
+_BUDGET = {"cpu": 512, "cuda": 8192}
+
+Progress = Callable[[str, int, int], None]
+
+
+def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, Ready]:
+    """Load the model and lay out the KV memory.
+
+    Raises:
+        ModelError: the model cannot be loaded; the message says why.
+        ValueError: settings that do not fit each other or the memory.
+    """
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    cache_dir = Path(config.cache_dir)
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    directory = resolve(config.source, cache_dir, progress)
+    # Weights are made on the device they live on.
+    model = load_model(
+        directory, dtype, lambda w, b: make_linear(w.to(device), None if b is None else b.to(device)), progress
+    )
+    sizes = model.config
+    block_size = config.block_size or (CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE)
+    num_blocks = _num_blocks(config, device, block_bytes(sizes, block_size, dtype))
+    cache = KVCache(sizes, num_blocks, block_size, dtype, device)
+    runner = make_runner(model, cache, device, cache_dir / "kernels")
+    budget = config.max_num_batched_tokens or _BUDGET[device.type]
+    scheduler = Scheduler(BlockPool(num_blocks, block_size), budget, config.max_num_seqs)
+    ready = Ready(
+        directory=str(directory),
+        family=sizes.family,
+        architecture=sizes.architecture,
+        n_layers=sizes.n_layers,
+        d_model=sizes.d_model,
+        n_heads=sizes.n_heads,
+        n_kv_heads=sizes.n_kv_heads,
+        d_head=sizes.d_head,
+        d_vocab=sizes.d_vocab,
+        max_model_len=min(
+            sizes.max_model_len,
+            config.max_model_len or sizes.max_model_len,
+            num_blocks * block_size,
+        ),
+        parameters=fingerprint.count_parameters(directory),
+        dtype=str(dtype).removeprefix("torch."),
+        backend=runner.backend,
+        batch_invariant=fingerprint.is_batch_invariant(runner),
+        weights_sha256=fingerprint.weights_sha256(directory, cache_dir, progress),
+        eos_ids=sizes.eos_ids,
+        blocks_total=num_blocks,
+        block_size=block_size,
+    )
+    return runner, scheduler, ready
+
+
+def _num_blocks(config: EngineConfig, device: torch.device, bytes_each: int) -> int:
+    """Blocks that the KV memory holds."""
+    if config.kv_cache_bytes is not None:
+        total = config.kv_cache_bytes
+    elif device.type == "cuda":
+        total = int(torch.cuda.mem_get_info(device)[0] * _CUDA_KV_SHARE)
+    else:
+        total = _CPU_KV_BYTES
+    if total < bytes_each:
+        raise ValueError(f"kv_cache_bytes is {total}, but one block takes {bytes_each}")
+    return total // bytes_each

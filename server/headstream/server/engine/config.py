@@ -1,0 +1,23 @@
+"""Settings of one engine process, frozen; the front resolves them and hands them over."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One model, one engine process."""
+
+    name: str  # the name it is served under
+    source: str  # embedded name, directory, GGUF file or hub id
+    cache_dir: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    num_threads: int | None = None  # None: one per core this process may use
+    max_num_batched_tokens: int | None = None  # N of a step; None: 512 on CPU, 8192 on CUDA
+    max_num_seqs: int = 64
+    max_model_len: int | None = None  # None: what the model allows
+    block_size: int | None = None  # tokens; None: 32 on CPU, 256 on CUDA
+    kv_cache_bytes: int | None = None  # None: 2 GiB on CPU, 85% of what is free on CUDA

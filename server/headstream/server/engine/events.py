@@ -1,0 +1,30 @@
+"""From the engine's messages and raw frames to the front's events."""
+
+from __future__ import annotations
+
+from headstream.server.engine.messages import Delta, Frame, Token
+from headstream.server.engine.stream import Event, RowsEvent, TokenEvent, WireTensor
+
+
+def to_tensor(frame: Frame, frames: list[bytes]) -> WireTensor:
+    """The tensor a frame refers to."""
+    return WireTensor(frame.dtype, frame.shape, frames[frame.index])
+
+
+def to_event(delta: Delta, frames: list[bytes]) -> Event:
+    """The news of one sequence with its tensors."""
+    return Event(
+        token=None if delta.token is None else _token(delta.token, frames),
+        rows=tuple(
+            RowsEvent(rows.layer, rows.start, to_tensor(rows.values, frames)) for rows in delta.rows
+        ),
+        vectors=None if delta.vectors is None else to_tensor(delta.vectors, frames),
+        finish=delta.finish,
+        queue_ns=delta.queue_ns,
+        compute_ns=delta.compute_ns,
+    )
+
+
+def _token(token: Token, frames: list[bytes]) -> TokenEvent:
+    logits = None if token.logits is None else to_tensor(token.logits, frames)
+    return TokenEvent(token.index, token.token_id, token.logprob, logits, token.logits_ids)

@@ -1,0 +1,239 @@
+"""The front's end of the engine: starts it, hands it sequences, spreads its news."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from headstream.model.outputs import Outputs, SamplingParams, WireDtype
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.events import to_event, to_tensor
+from headstream.server.engine.launcher import EngineProcess, EngineThread
+from headstream.server.engine.messages import (
+    Abort,
+    Failed,
+    Flow,
+    FromEngine,
+    Loading,
+    Lookup,
+    LookupReply,
+    Ready,
+    Shutdown,
+    StepReport,
+    StepStats,
+    Submit,
+    ToEngine,
+)
+from headstream.server.engine.stream import SequenceStream, WireTensor
+from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
+
+_STOP_SECONDS = 5.0
+
+
+class EngineState(enum.Enum):
+    """Whether the engine answers."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class EngineHandle:
+    """One engine. Everything here runs on the event loop that called :meth:`start`."""
+
+    def __init__(self, config: EngineConfig, *, in_process: bool = False) -> None:
+        """``in_process``: the engine is a thread of this process, for tests and notebooks."""
+        self.config = config
+        self.state = EngineState.LOADING
+        self.ready: Ready | None = None
+        self.stats: StepStats | None = None
+        self._runs = EngineThread() if in_process else EngineProcess()
+        self._ids = itertools.count(1)
+        self._streams: dict[int, SequenceStream] = {}
+        self._lookups: dict[int, asyncio.Future[WireTensor]] = {}
+        self._listeners: list[Callable[[StepReport], None]] = []
+        self._state_callbacks: list[Callable[[EngineState], None]] = []
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+        self._on_progress: Callable[[Loading], None] = lambda _: None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, on_progress: Callable[[Loading], None] = lambda _: None) -> None:
+        """Launch the engine and wait until its model is loaded.
+
+        Raises:
+            EngineStartError: the model cannot be loaded, or the engine died.
+        """
+        self._on_progress = on_progress
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._directory = tempfile.mkdtemp(prefix="headstream-")
+        address = f"ipc://{self._directory}/engine"
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.bind(address)
+        await self._runs.launch(self.config, address)
+        self._tasks = [
+            asyncio.create_task(self._read(), name="engine-reader"),
+            asyncio.create_task(self._watch(), name="engine-watcher"),
+        ]
+        await self._started
+
+    async def stop(self) -> None:
+        """End the engine; sequences still running fail."""
+        self._set_state(EngineState.FAILED)
+        self._send(Shutdown())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._runs.wait(), _STOP_SECONDS)
+        self._runs.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_all()
+        self._socket.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def submit(
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_new_tokens: int = 0,
+        sampling: SamplingParams = SamplingParams(),
+        stop_token_ids: Sequence[int] = (),
+        outputs: Outputs = Outputs(),
+    ) -> SequenceStream:
+        """Hand over a sequence: the only crossing in.
+
+        Raises:
+            EngineUnavailable: the engine is not serving.
+        """
+        self._require_serving()
+        sequence_id = next(self._ids)
+        stream = SequenceStream(
+            on_leave=partial(self._leave, sequence_id),
+            on_flow=lambda paused: self._send(Flow(sequence_id, paused)),
+        )
+        self._streams[sequence_id] = stream
+        self._send(
+            Submit(
+                id=sequence_id,
+                token_ids=tuple(token_ids),
+                max_new_tokens=max_new_tokens,
+                sampling=sampling,
+                stop_token_ids=tuple(stop_token_ids),
+                outputs=outputs,
+            )
+        )
+        return stream
+
+    async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
+        """Rows of E for ``token_ids``: [n, d].
+
+        Raises:
+            EngineUnavailable, EngineFault: the engine is not serving, or could not answer.
+        """
+        self._require_serving()
+        lookup_id = next(self._ids)
+        future: asyncio.Future[WireTensor] = asyncio.get_running_loop().create_future()
+        self._lookups[lookup_id] = future
+        self._send(Lookup(lookup_id, tuple(token_ids), dtype))
+        try:
+            return await future
+        finally:
+            del self._lookups[lookup_id]
+
+    def add_listener(self, listener: Callable[[StepReport], None]) -> None:
+        """Call ``listener`` with every step's report and every heartbeat."""
+        self._listeners.append(listener)
+
+    def on_state(self, callback: Callable[[EngineState], None]) -> None:
+        """Call ``callback`` whenever the state changes."""
+        self._state_callbacks.append(callback)
+
+    def _require_serving(self) -> None:
+        if self.state is not EngineState.SERVING:
+            raise EngineUnavailable(f"the engine of model {self.config.name!r} is not serving")
+
+    def _set_state(self, state: EngineState) -> None:
+        if state is not self.state:
+            self.state = state
+            for callback in self._state_callbacks:
+                callback(state)
+
+    def _leave(self, sequence_id: int) -> None:
+        """The reader is gone before the end."""
+        if self._streams.pop(sequence_id, None) is not None:
+            self._send(Abort(sequence_id))
+
+    def _send(self, message: ToEngine) -> None:
+        # The socket's queue is unbounded, so this never blocks; its length is bounded by admission.
+        self._socket.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
+
+    async def _read(self) -> None:
+        while True:
+            head, *frames = await self._socket.recv_multipart()
+            match self._decoder.decode(head):
+                case StepReport() as report:
+                    self._take_report(report, frames)
+                case LookupReply() as reply:
+                    self._take_lookup(reply, frames)
+                case Loading() as loading:
+                    self._on_progress(loading)
+                case Ready() as ready:
+                    self.ready = ready
+                    self._set_state(EngineState.SERVING)
+                    self._started.set_result(None)
+                case Failed(message=message):
+                    self._fail_start(message)
+
+    def _take_report(self, report: StepReport, frames: list[bytes]) -> None:
+        self.stats = report.stats
+        for listener in self._listeners:
+            listener(report)
+        for delta in report.deltas:
+            stream = self._streams.get(delta.id)
+            if stream is None:  # aborted while this step ran
+                continue
+            stream.put(to_event(delta, frames))
+            if delta.finish is not None:
+                del self._streams[delta.id]
+
+    def _take_lookup(self, reply: LookupReply, frames: list[bytes]) -> None:
+        future = self._lookups.get(reply.id)
+        if future is None or future.done():
+            return
+        if reply.rows is None:
+            future.set_exception(EngineFault("the lookup failed"))
+        else:
+            future.set_result(to_tensor(reply.rows, frames))
+
+    async def _watch(self) -> None:
+        """The engine's end is everybody's end."""
+        await self._runs.wait()
+        self._fail_start("the engine ended before it was ready")
+        self._set_state(EngineState.FAILED)
+        self._fail_all()
+
+    def _fail_start(self, message: str) -> None:
+        if not self._started.done():
+            self._set_state(EngineState.FAILED)
+            self._started.set_exception(EngineStartError(message))
+
+    def _fail_all(self) -> None:
+        error = EngineUnavailable(f"the engine of model {self.config.name!r} has ended")
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._streams.clear()
+        for future in self._lookups.values():
+            if not future.done():
+                future.set_exception(error)

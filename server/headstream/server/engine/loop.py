@@ -1,0 +1,94 @@
+"""The engine's own process (or thread): load, then step while there is work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import msgspec
+import zmq
+
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.messages import (
+    Failed,
+    FromEngine,
+    Loading,
+    Shutdown,
+    ToEngine,
+)
+
+HEARTBEAT_MS = 1000
+
+
+def run(config: EngineConfig, address: str, alive: Callable[[], bool]) -> None:
+    """Serve one model over the socket at ``address`` until told to stop or ``alive`` says no."""
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+    socket.setsockopt(zmq.LINGER, HEARTBEAT_MS)
+    socket.setsockopt(zmq.SNDHWM, 0)  # bounded by each sequence's credit, not by the socket
+    socket.connect(address)
+    try:
+        _serve(config, _Channel(socket), alive)
+    finally:
+        socket.close()
+
+
+class _Channel:
+    """Typed messages over the socket, tensors behind them as raw frames."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+
+    def send(self, message: FromEngine, buffers: list[memoryview] | None = None) -> None:
+        """Send a message and the frames behind it; the frames' memory is not copied here."""
+        self._socket.send_multipart([self._encoder.encode(message), *(buffers or [])], copy=False)
+
+    def receive(self, timeout_ms: int) -> list[ToEngine]:
+        """All messages that have arrived, waiting up to ``timeout_ms`` for the first."""
+        messages: list[ToEngine] = []
+        while self._socket.poll(0 if messages else timeout_ms):
+            messages.append(self._decoder.decode(self._socket.recv()))
+        return messages
+
+
+def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -> None:
+    # torch is imported here, after the launcher has set up the process.
+    from headstream.model.errors import ModelError
+    from headstream.server.engine.build import build
+    from headstream.server.engine.core import EngineCore
+
+    def progress(stage: str, done: int, total: int) -> None:
+        channel.send(Loading(stage, done, total))
+
+    try:
+        runner, scheduler, ready = build(config, progress)
+    except (ModelError, ValueError, OSError, MemoryError) as error:
+        channel.send(Failed(str(error) or repr(error)))
+        return
+    core = EngineCore(runner, scheduler, lambda message, frames: channel.send(message, frames.buffers))
+    channel.send(ready)
+    while alive():
+        for message in channel.receive(0 if core.has_work else HEARTBEAT_MS):
+            if isinstance(message, Shutdown):
+                return
+            core.handle(message)
+        if core.has_work:
+            core.step()
+        else:
+            core.heartbeat()
+
+
+def main() -> None:
+    """The process: ``python -m headstream.server.engine.loop CONFIG_JSON ADDRESS``."""
+    from headstream.model.device import tune_allocator
+
+    config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
+    parent = os.getppid()
+    tune_allocator()
+    run(config, sys.argv[2], alive=lambda: os.getppid() == parent)
+
+
+if __name__ == "__main__":
+    main()

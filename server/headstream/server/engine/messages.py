@@ -1,0 +1,163 @@
+"""The narrow protocol between the front and the engine process.
+
+Every message is one msgspec struct; tensors travel behind it as raw frames, little-endian, so no
+pickle is ever read. One :class:`StepReport` a step carries the news of all sequences.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from headstream.model.outputs import Outputs, SamplingParams, WireDtype
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """A new sequence."""
+
+    id: int
+    token_ids: tuple[int, ...]
+    max_new_tokens: int = 0  # 0: nothing is generated
+    sampling: SamplingParams = SamplingParams()
+    stop_token_ids: tuple[int, ...] = ()
+    outputs: Outputs = Outputs()
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """The reader of a sequence is gone."""
+
+    id: int
+
+
+class Flow(msgspec.Struct, frozen=True, tag="flow"):
+    """The reader of a sequence is too slow (paused), or has caught up."""
+
+    id: int
+    paused: bool
+
+
+class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
+    """Rows of E for these tokens; answered by one :class:`LookupReply`."""
+
+    id: int
+    token_ids: tuple[int, ...]
+    dtype: WireDtype
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Stop now."""
+
+
+ToEngine = Submit | Abort | Flow | Lookup | Shutdown
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor whose bytes are the ``index``-th raw frame behind the message."""
+
+    index: int
+    dtype: WireDtype
+    shape: tuple[int, ...]
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """A generated token and what was asked for of its row."""
+
+    index: int
+    token_id: int
+    logprob: float | None = None
+    logits: Frame | None = None  # [k] or [V]
+    logits_ids: tuple[int, ...] = ()  # token ids of the values, for top-k
+
+
+class Rows(msgspec.Struct, frozen=True, array_like=True):
+    """Contextual embeddings of the positions [start, start + n) at one layer."""
+
+    layer: int
+    start: int
+    values: Frame  # [n, d]
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """The news of one sequence from one step."""
+
+    id: int
+    token: Token | None = None
+    rows: tuple[Rows, ...] = ()
+    vectors: Frame | None = None  # pooled [spans, d], float32
+    finish: FinishReason | None = None
+    error: str = ""  # with finish == "error": for the log, never for the caller
+    queue_ns: int = 0  # with the first delta: from submit to the first step
+    compute_ns: int = 0  # from the start of the first step to the end of this one
+
+
+class StepStats(msgspec.Struct, frozen=True, array_like=True):
+    """What one step did and what stands after it, for metrics and health."""
+
+    step: int  # steps since the start; unchanged in a heartbeat
+    num_tokens: int  # N
+    num_seqs: int  # S
+    step_ns: int
+    running: int
+    waiting: int
+    waiting_tokens: int
+    blocks_used: int
+    blocks_total: int
+    preemptions: int  # since the start
+
+
+class StepReport(msgspec.Struct, frozen=True, tag="step"):
+    """All news of one step; without deltas, a heartbeat."""
+
+    deltas: tuple[Delta, ...]
+    stats: StepStats
+
+
+class LookupReply(msgspec.Struct, frozen=True, tag="lookup"):
+    """Answer to a :class:`Lookup`."""
+
+    id: int
+    rows: Frame | None  # [n, d]; None: it failed
+    error: str = ""
+
+
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """Progress of the start."""
+
+    stage: str
+    done: int
+    total: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The engine answers from now on."""
+
+    directory: str  # of the checkpoint, where the tokenizer lies
+    family: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_vocab: int
+    max_model_len: int  # longest sequence, by positions, settings and KV memory
+    parameters: int
+    dtype: str
+    backend: str
+    batch_invariant: bool
+    weights_sha256: str
+    eos_ids: tuple[int, ...]
+    blocks_total: int
+    block_size: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The start failed; the process ends."""
+
+    message: str
+
+
+FromEngine = StepReport | LookupReply | Loading | Ready | Failed

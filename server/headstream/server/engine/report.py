@@ -1,0 +1,38 @@
+"""Builds the one message a step sends, and the raw frames behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headstream.model.batch import RowResult
+from headstream.model.heads import TORCH_DTYPES
+from headstream.model.outputs import WireDtype
+from headstream.server.engine.messages import Frame, Token
+
+_WIRE_NAMES: dict[torch.dtype, WireDtype] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+
+
+class Frames:
+    """The raw frames of one message, in order."""
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
+
+    def add(self, tensor: Tensor, dtype: WireDtype | None = None) -> Frame:
+        """Append a tensor, cast to ``dtype`` if given; its memory is shared, not copied."""
+        if dtype is not None:
+            tensor = tensor.to(TORCH_DTYPES[dtype])
+        tensor = tensor.contiguous()
+        self.buffers.append(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        return Frame(len(self.buffers) - 1, _WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
+
+    def token(self, index: int, row: RowResult) -> Token:
+        """A generated token with the logits asked for."""
+        values = None if row.values is None else self.add(row.values)
+        return Token(index, row.token_id, row.logprob, values, row.value_ids)
+

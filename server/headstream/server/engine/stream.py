@@ -1,0 +1,127 @@
+"""One sequence as the front sees it: an asynchronous stream of its news."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Self
+
+from headstream.model.outputs import WireDtype
+from headstream.server.engine.messages import FinishReason
+
+CREDIT_BYTES = 1 << 20
+"""Unread bytes at which a sequence is paused in the engine; it resumes below half of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """A tensor as it goes on the wire: row-major, little-endian."""
+
+    dtype: WireDtype
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A generated token."""
+
+    index: int
+    token_id: int
+    logprob: float | None
+    logits: WireTensor | None  # [k] or [V]
+    logits_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowsEvent:
+    """Rows [start, start + n) of one layer (0..L, or -1 for final)."""
+
+    layer: int
+    start: int
+    values: WireTensor  # [n, d]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The news of one sequence from one step."""
+
+    token: TokenEvent | None
+    rows: tuple[RowsEvent, ...]
+    vectors: WireTensor | None  # pooled [spans, d], float32
+    finish: FinishReason | None
+    queue_ns: int
+    compute_ns: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of tensors it holds."""
+        tensors = [rows.values for rows in self.rows]
+        if self.vectors is not None:
+            tensors.append(self.vectors)
+        if self.token is not None and self.token.logits is not None:
+            tensors.append(self.token.logits)
+        return sum(len(tensor.data) for tensor in tensors)
+
+
+class SequenceStream:
+    """Iterate for events; leave the ``async with`` block to free whatever the sequence still holds.
+
+    The stream ends after the event that carries ``finish``. An engine failure is raised as the
+    exception that :meth:`fail` was given. Unread events beyond the credit pause the sequence.
+    """
+
+    def __init__(
+        self,
+        on_leave: Callable[[], None],
+        on_flow: Callable[[bool], None],
+        credit_bytes: int = CREDIT_BYTES,
+    ) -> None:
+        self._on_leave = on_leave
+        self._on_flow = on_flow
+        self._credit_bytes = credit_bytes
+        self._events: deque[Event] = deque()
+        self._unread_bytes = 0
+        self._paused = False
+        self._error: Exception | None = None
+        self._finished = False
+        self._wake = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Append the news of one step; never blocks."""
+        self._events.append(event)
+        self._unread_bytes += event.num_bytes
+        if not self._paused and event.finish is None and self._unread_bytes > self._credit_bytes:
+            self._paused = True
+            self._on_flow(True)
+        self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """End the stream with an error, behind what is still unread."""
+        self._error = error
+        self._wake.set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._finished:
+            self._finished = True
+            self._on_leave()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while not self._finished:
+            while not self._events:
+                if self._error is not None:
+                    raise self._error
+                self._wake.clear()
+                await self._wake.wait()
+            event = self._events.popleft()
+            self._unread_bytes -= event.num_bytes
+            if self._paused and self._unread_bytes < self._credit_bytes // 2:
+                self._paused = False
+                self._on_flow(False)
+            self._finished = event.finish is not None
+            yield event

@@ -1,0 +1,148 @@
+"""Helpers to drive an engine core by hand: tiny checkpoints, submits, steps, collected news."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
+from headstream.server.engine.build import build
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.core import EngineCore
+from headstream.server.engine.messages import Delta, Frame, FromEngine, StepReport, Submit
+from headstream.server.engine.report import Frames
+
+D_VOCAB = 211
+
+
+def save_tiny_gemma(directory: Path, **changes: object) -> Path:
+    """A random Gemma 3 with GQA, both layer types and a window shorter than the texts."""
+    torch.manual_seed(7)
+    settings: dict[str, object] = {
+        "vocab_size": D_VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "max_position_embeddings": 2048,
+        "query_pre_attn_scalar": 16,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        "initializer_range": 0.3,
+        **changes,
+    }
+    config = transformers.Gemma3TextConfig(**settings)
+    transformers.Gemma3ForCausalLM(config).eval().save_pretrained(directory)
+    return directory
+
+
+@dataclass
+class News:
+    """Everything one sequence reported."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logits: list[np.ndarray] = field(default_factory=list)
+    rows: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (layer, position) -> row
+    vectors: bytes | None = None
+    finish: str | None = None
+    error: str = ""
+
+
+class Trace:
+    """An engine core without sockets: submit, step, look."""
+
+    def __init__(self, directory: Path, cache_dir: Path, **settings: object) -> None:
+        config = EngineConfig(
+            name="tiny",
+            source=str(directory),
+            cache_dir=str(cache_dir),
+            **{"dtype": "float32", "kv_cache_bytes": 4 << 20, "num_threads": 1, **settings},
+        )
+        self.runner, self.scheduler, self.ready = build(config, lambda *_: None)
+        self.core = EngineCore(self.runner, self.scheduler, self._take)
+        self.news: dict[int, News] = {}
+        self.reports: list[StepReport] = []
+        self._ids = itertools.count(1)
+
+    def _take(self, message: FromEngine, frames: Frames) -> None:
+        assert isinstance(message, StepReport)
+        self.reports.append(message)
+        for delta in message.deltas:
+            self._take_delta(delta, [bytes(buffer) for buffer in frames.buffers])
+
+    def _take_delta(self, delta: Delta, frames: list[bytes]) -> None:
+        news = self.news[delta.id]
+        assert news.finish is None, "news after the end"
+        if delta.token is not None:
+            assert delta.token.index == len(news.token_ids)
+            news.token_ids.append(delta.token.token_id)
+            if delta.token.logits is not None:
+                news.logits.append(_array(delta.token.logits, frames))
+        for rows in delta.rows:
+            count = rows.values.shape[0]
+            data = frames[rows.values.index]
+            width = len(data) // count
+            for i in range(count):
+                key = (rows.layer, rows.start + i)
+                assert key not in news.rows, "a row was sent twice"
+                news.rows[key] = data[i * width : (i + 1) * width]
+        if delta.vectors is not None:
+            news.vectors = frames[delta.vectors.index]
+        news.finish, news.error = delta.finish, delta.error
+
+    def submit(
+        self,
+        token_ids: list[int],
+        max_new_tokens: int = 0,
+        sampling: SamplingParams = SamplingParams(),
+        stop_token_ids: tuple[int, ...] = (),
+        outputs: Outputs = Outputs(),
+    ) -> int:
+        """Hand a sequence to the core; its id."""
+        sequence_id = next(self._ids)
+        self.news[sequence_id] = News()
+        self.core.handle(
+            Submit(
+                sequence_id, tuple(token_ids), max_new_tokens, sampling, stop_token_ids, outputs
+            )
+        )
+        return sequence_id
+
+    def run(self, max_steps: int = 5000) -> None:
+        """Step until nothing is left to do, checking the pool on the way."""
+        for _ in range(max_steps):
+            if not self.core.has_work:
+                break
+            self.core.step()
+            self.scheduler.check_integrity()
+        assert not self.core.has_work, "the engine does not come to an end"
+
+
+def everything(kind: str, prompt_length: int) -> Outputs:
+    """Outputs that look at many places at once."""
+    if kind == "embed":
+        return Outputs(
+            rows=RowsSpec(prompt_layers=(0, 2, -1)),
+            pool=PoolSpec(3, "mean", (tuple(range(prompt_length)), (0,))),
+        )
+    return Outputs(
+        logits=LogitsSpec("full"),
+        logprob=True,
+        rows=RowsSpec(generated_layers=(1, -1)),
+    )
+
+
+def _array(frame: Frame, frames: list[bytes]) -> np.ndarray:
+    assert frame.dtype == "float32"
+    return np.frombuffer(frames[frame.index], np.float32).reshape(frame.shape)
+
+

@@ -1,0 +1,137 @@
+"""The schedule: one budget, grid cuts, order, preemption, pause."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from headstream.model.batch import PREFILL_GRID
+from headstream.server.engine.block_pool import BlockPool
+from headstream.server.engine.messages import Submit
+from headstream.server.engine.scheduler import Scheduler
+from headstream.server.engine.sequence import Sequence
+
+
+def _sequence(sequence_id: int, prompt: int, new: int = 4) -> Sequence:
+    return Sequence(Submit(sequence_id, tuple(range(prompt)), max_new_tokens=new), arrival_ns=0)
+
+
+def _scheduler(blocks: int = 100, budget: int = 512, seqs: int = 16) -> Scheduler:
+    return Scheduler(BlockPool(blocks, 32), budget, seqs)
+
+
+def _step(scheduler: Scheduler) -> dict[int, int]:
+    """Schedule and pretend that the rows were computed and tokens drawn."""
+    rows = {}
+    for share in scheduler.schedule():
+        sequence = share.sequence
+        drawn = sequence.wants_token(share.num_rows)
+        sequence.num_computed += share.num_rows
+        if drawn:
+            sequence.append(7)
+        if sequence.is_done:
+            scheduler.remove(sequence)
+        rows[sequence.spec.id] = share.num_rows
+        assert len(sequence.block_ids) * 32 >= sequence.num_computed or sequence.is_done
+    scheduler.check_integrity()
+    return rows
+
+
+def test_budget_that_could_starve_prompts_is_refused() -> None:
+    """Decoding rows must always leave room for one grid chunk."""
+    with pytest.raises(ValueError, match=str(PREFILL_GRID + 16)):
+        _scheduler(budget=PREFILL_GRID + 15)
+    _scheduler(budget=PREFILL_GRID + 16)
+
+
+def test_long_prompt_is_cut_on_the_grid_beside_decoding() -> None:
+    """Decode rows first, then whole grid chunks, then what is left of the prompt."""
+    scheduler = _scheduler(budget=300)
+    scheduler.add(_sequence(1, 5, new=10))
+    assert _step(scheduler) == {1: 5}
+    scheduler.add(_sequence(2, 600))
+    assert _step(scheduler) == {1: 1, 2: 256}
+    assert _step(scheduler) == {1: 1, 2: 256}
+    assert _step(scheduler) == {1: 1, 2: 88}
+    assert _step(scheduler) == {1: 1, 2: 1}
+
+
+def test_a_chunk_that_does_not_fit_waits_whole() -> None:
+    """Two prompts, room for one and a half: the second runs in the next step."""
+    scheduler = _scheduler(budget=400)
+    scheduler.add(_sequence(1, 256))
+    scheduler.add(_sequence(2, 300))
+    assert _step(scheduler) == {1: 256}
+    assert _step(scheduler) == {1: 1, 2: 300}
+
+
+def test_youngest_is_preempted_and_comes_first_in_line() -> None:
+    """Out of blocks: the youngest goes, keeps its tokens, and returns before newer ones."""
+    scheduler = _scheduler(blocks=8)
+    scheduler.add(_sequence(1, 96, new=100))
+    scheduler.add(_sequence(2, 96, new=30))
+    scheduler.add(_sequence(3, 96, new=5))
+    finished_order = []
+    seen: set[int] = set()
+    for _ in range(500):
+        rows = _step(scheduler)
+        if not rows:
+            break
+        for sequence_id in (1, 2, 3):
+            if scheduler.get(sequence_id) is None and sequence_id not in seen:
+                seen.add(sequence_id)
+                finished_order.append(sequence_id)
+    assert scheduler.preemptions > 0
+    assert sorted(finished_order) == [1, 2, 3], "no request is lost"
+    assert finished_order.index(2) < finished_order.index(3), "first come, first served"
+    assert scheduler.pool.num_used == 0
+
+
+def test_paused_sequences_are_passed_over() -> None:
+    """A slow reader pauses its own sequence only, waiting or running."""
+    scheduler = _scheduler()
+    first, second = _sequence(1, 10), _sequence(2, 10)
+    scheduler.add(first)
+    scheduler.add(second)
+    first.paused = True
+    assert _step(scheduler) == {2: 10}
+    first.paused, second.paused = False, True
+    assert _step(scheduler) == {1: 10}
+    first.paused = True
+    assert not scheduler.has_work
+    assert _step(scheduler) == {}
+    second.paused = False
+    assert scheduler.has_work
+    assert _step(scheduler) == {2: 1}
+
+
+def test_random_traces_leak_nothing_and_finish_all() -> None:
+    """Arrivals, aborts, pauses and memory pressure in random order."""
+    for seed in range(20):
+        rng = random.Random(seed)
+        scheduler = _scheduler(blocks=rng.choice([24, 40, 100]), budget=rng.choice([280, 512]))
+        alive: dict[int, Sequence] = {}
+        for sequence_id in range(60):
+            sequence = _sequence(sequence_id, rng.choice([1, 31, 32, 200, 256, 500]), 1 + rng.randrange(60))
+            assert scheduler.fits(sequence) == (-(-sequence.max_tokens // 32) <= scheduler.pool.num_blocks)
+            if not scheduler.fits(sequence):
+                continue
+            scheduler.add(sequence)
+            alive[sequence_id] = sequence
+            for _ in range(rng.randrange(4)):
+                _step(scheduler)
+            if rng.random() < 0.2:
+                scheduler.remove(alive.pop(rng.choice(list(alive))))
+            if alive and rng.random() < 0.3:
+                chosen = rng.choice(list(alive.values()))
+                chosen.paused = not chosen.paused
+        for sequence in alive.values():
+            sequence.paused = False
+        for _ in range(20000):
+            if not scheduler.has_work:
+                break
+            assert _step(scheduler), "work is left, but nothing is scheduled"
+        assert not scheduler.has_work
+        assert all(sequence.is_done for sequence in alive.values())
+        assert scheduler.pool.num_used == 0
