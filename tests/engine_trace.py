@@ -111,9 +111,7 @@ class Trace:
         sequence_id = next(self._ids)
         self.news[sequence_id] = News()
         self.core.handle(
-            Submit(
-                sequence_id, tuple(token_ids), max_new_tokens, sampling, stop_token_ids, outputs
-            )
+            Submit(sequence_id, tuple(token_ids), max_new_tokens, sampling, stop_token_ids, outputs)
         )
         return sequence_id
 
@@ -144,5 +142,3 @@ def everything(kind: str, prompt_length: int) -> Outputs:
 def _array(frame: Frame, frames: list[bytes]) -> np.ndarray:
     assert frame.dtype == "float32"
     return np.frombuffer(frames[frame.index], np.float32).reshape(frame.shape)
-
-

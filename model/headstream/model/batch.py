@@ -61,7 +61,9 @@ class PackedBatch:
     max_seqlen_q: int  # longest row range of a sequence
     max_seqlen_k: int  # largest of context_lens
     logits_indices: Tensor  # int64 [R] rows to unembed
-    taps: Mapping[int, Tensor] = field(default_factory=dict)  # layer (or FINAL) -> int64 rows to keep
+    taps: Mapping[int, Tensor] = field(
+        default_factory=dict
+    )  # layer (or FINAL) -> int64 rows to keep
 
     heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
 

@@ -14,7 +14,9 @@ class RopeSpec:
 
     theta: float
     kind: str = "default"  # default | linear | llama3 | yarn
-    parameters: dict[str, Any] = field(default_factory=dict)  # as in the checkpoint's rope_parameters
+    parameters: dict[str, Any] = field(
+        default_factory=dict
+    )  # as in the checkpoint's rope_parameters
     dims: int | None = None  # rotated width, None: the whole head
 
 

@@ -73,7 +73,11 @@ def _final_rows(runner: Runner, texts: list[list[int]]) -> torch.Tensor:
     for text in texts:
         bounds.append(bounds[-1] + len(text))
     lengths = [len(text) for text in texts]
-    slots = [table[0] * block_size + i for table, n in zip(tables, lengths, strict=True) for i in range(n)]
+    slots = [
+        table[0] * block_size + i
+        for table, n in zip(tables, lengths, strict=True)
+        for i in range(n)
+    ]
     batch = PackedBatch(
         input_ids=torch.tensor([token for text in texts for token in text]),
         positions=torch.tensor([i for n in lengths for i in range(n)]),

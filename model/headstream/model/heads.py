@@ -1,9 +1,9 @@
 """From rows of the residual stream to logits and tokens.
 
 In bfloat16 the product of the unembedding ties and misorders the leading logits (2.8% of largest
-tokens flip by rounding alone: ARCHITECTURE.md), so the ``RESCORED`` largest of each row are computed
-again in float32. The row that results is the row everywhere: in greedy choice, sampling, top-k,
-log-probabilities and full rows.
+tokens flip by rounding alone: ARCHITECTURE.md), so the ``RESCORED`` largest of each row are
+computed again in float32. The row that results is the row everywhere: in greedy choice, sampling,
+top-k, log-probabilities and full rows.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ class LogitRows:
         """``resid`` [R, d]: rows of the residual stream after the last layer."""
         normed = model.final_norm(resid)
         self._logits = model.unembed(normed)  # [R, V]
-        self.leading = scan_rows(self._logits, min(RESCORED, self._logits.shape[1]))
+        scan = scan_rows(self._logits, min(RESCORED, self._logits.shape[1]))
+        self.leading = scan
         if self._logits.dtype != torch.float32:
-            self.leading = _rescored(self.leading, model.rescore(normed, self.leading.ids))
+            self.leading = _rescored(scan, model.rescore(normed, scan.ids))
         self.largest: list[int] = self.leading.ids[:, 0].tolist()
+        # Rows so flat that an entry which was not rescored may stand above all that were.
+        self.flat: list[bool] = (self.leading.values[:, 0] < scan.values[:, -1]).tolist()
 
     def row(self, index: int) -> Tensor:
         """Row ``index`` as float32 [V] on CPU."""
@@ -67,7 +70,7 @@ def finish_rows(
 
 def _finish_row(rows: LogitRows, index: int, request: RowRequest) -> RowResult:
     params, spec = request.sampling, request.logits
-    greedy = params.greedy and params.plain
+    greedy = params.greedy and params.plain and not rows.flat[index]
     leading = spec.mode == "none" or (spec.mode == "top" and spec.top_k <= RESCORED)
     row = None if greedy and leading else rows.row(index)
     token_id = rows.largest[index] if greedy or row is None else sampler.choose(row, request)
@@ -90,15 +93,17 @@ def _select(
     if spec.mode == "none":
         return None, ()
     if spec.mode == "top":
-        if row is None:
+        if spec.top_k <= RESCORED and not rows.flat[index]:
             values, ids = (t[index, : spec.top_k].cpu() for t in rows.leading[:2])
         else:
+            assert row is not None
             values, ids = row.topk(min(spec.top_k, len(row)))
         value_ids = tuple(ids.tolist())
-    elif row is None:
-        raise AssertionError("a full row is needed for these logits")
     else:
-        values = row if spec.mode == "full" else row[torch.tensor(spec.token_ids)]
+        assert row is not None
+        values = (
+            row if spec.mode == "full" else row[torch.tensor(spec.token_ids, dtype=torch.int64)]
+        )
     if spec.logprobs:
         values = values - rows.leading.log_totals[index].cpu()
     return values.to(TORCH_DTYPES[spec.dtype]).contiguous(), value_ids

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from headstream.model.config import ModelConfig
 
+Pools = tuple[Tensor, Tensor]
+"""The K and the V pool of one layer: [num_blocks, block_size, G, D] each."""
+
 
 class KVCache:
     """K and V of all layers, each [num_blocks, block_size, G, D].
@@ -30,8 +33,8 @@ class KVCache:
         self.device = device
         self._pool = torch.empty(shape, dtype=dtype, device=device)
 
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The K and the V pool of one layer, counted from 0: [num_blocks, block_size, G, D] each."""
+    def layer(self, layer: int) -> Pools:
+        """The pools of one layer, counted from 0."""
         return self._pool[0, layer], self._pool[1, layer]
 
     def write(self, layer: int, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:

@@ -15,6 +15,7 @@ from headstream.model.batch import RowRequest
 from headstream.model.outputs import SamplingParams
 
 _NUCLEUS_GUESS = 1024  # candidates sorted at first; more only where they do not reach top_p
+_COLDEST = 1e-6  # temperature; below it float32 logits differ by far more than it or not at all
 
 
 def choose(logits: Tensor, request: RowRequest) -> int:
@@ -24,7 +25,9 @@ def choose(logits: Tensor, request: RowRequest) -> int:
         logits = penalise(logits, request)
     if params.greedy:
         return int(logits.argmax())
-    values, token_ids = candidates(logits / params.temperature, params)
+    # Counted from the largest, no logit overflows however cold it gets.
+    cooled = (logits - logits.max()) / max(params.temperature, _COLDEST)
+    values, token_ids = candidates(cooled, params)
     weights = torch.softmax(values.double(), dim=0)
     bounds = weights.cumsum(0)
     point = uniform(params.seed, request.draw) * float(bounds[-1])
@@ -41,7 +44,7 @@ def penalise(logits: Tensor, request: RowRequest) -> Tensor:
     params = request.sampling
     logits = logits.clone()
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*request.prompt_ids, *request.output_ids}))
+        seen = torch.tensor(sorted({*request.prompt_ids, *request.output_ids}), dtype=torch.int64)
         values = logits[seen]
         penalty = params.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
@@ -53,7 +56,9 @@ def penalise(logits: Tensor, request: RowRequest) -> Tensor:
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias))
         logits[ids] += torch.tensor(list(params.logit_bias.values()), dtype=torch.float32)
-    return logits
+    # Large penalties and biases may add up to infinities, whose differences are no numbers.
+    limits = torch.finfo(logits.dtype)
+    return logits.clamp_(limits.min, limits.max)
 
 
 def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -78,6 +83,7 @@ def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
         keep = int((probabilities.cumsum(0) < params.top_p).sum()) + 1
     if params.min_p > 0.0:
         keep = min(keep, int((probabilities >= params.min_p * probabilities[0]).sum()))
+    keep = max(keep, 1)  # of a row with NaN nothing compares
     return values[:keep], token_ids[:keep]
 
 

@@ -64,11 +64,18 @@ def test_crowd_equals_alone(tiny_gemma: Path, cache_dir: Path, dtype: str, seed:
     rng = random.Random(seed)
     requests = [_request(rng) for _ in range(24)]
     lone = _alone(
-        Trace(tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=2048, num_threads=seed + 1),
+        Trace(
+            tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=2048, num_threads=seed + 1
+        ),
         requests,
     )
     crowd = Trace(
-        tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=300, max_num_seqs=9, num_threads=seed + 1
+        tiny_gemma,
+        cache_dir,
+        dtype=dtype,
+        max_num_batched_tokens=300,
+        max_num_seqs=9,
+        num_threads=seed + 1,
     )
     ids: list[int] = []
     aborted: set[int] = set()

@@ -113,8 +113,12 @@ def test_random_traces_leak_nothing_and_finish_all() -> None:
         scheduler = _scheduler(blocks=rng.choice([24, 40, 100]), budget=rng.choice([280, 512]))
         alive: dict[int, Sequence] = {}
         for sequence_id in range(60):
-            sequence = _sequence(sequence_id, rng.choice([1, 31, 32, 200, 256, 500]), 1 + rng.randrange(60))
-            assert scheduler.fits(sequence) == (-(-sequence.max_tokens // 32) <= scheduler.pool.num_blocks)
+            sequence = _sequence(
+                sequence_id, rng.choice([1, 31, 32, 200, 256, 500]), 1 + rng.randrange(60)
+            )
+            assert scheduler.fits(sequence) == (
+                -(-sequence.max_tokens // 32) <= scheduler.pool.num_blocks
+            )
             if not scheduler.fits(sequence):
                 continue
             scheduler.add(sequence)

@@ -9,6 +9,7 @@ the tile grid only (``PREFILL_GRID``).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from headstream.model.attention.masks import TileMasks
 from headstream.model.batch import PREFILL_GRID as TILE
 from headstream.model.batch import PackedBatch
 from headstream.model.kernels.attend_rows import AttendRows, QueryRows, attend_rows_torch, supports
-from headstream.model.kv_cache import KVCache
+from headstream.model.kv_cache import KVCache, Pools
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +37,7 @@ class _Prompt:
         end = self.start + self.length
         first_cut = (self.start // TILE + 1) * TILE
         cuts = [self.start, *range(first_cut, end, TILE), end]
-        return list(zip(cuts[:-1], cuts[1:], strict=True))
+        return list(pairwise(cuts))
 
 
 class CpuAttention:
@@ -61,31 +62,25 @@ class CpuAttention:
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._cache.write(layer, k, v, batch.slot_mapping)
             spec = self._specs[layer]
-            k_pool, v_pool = self._cache.layer(layer)
+            pools = self._cache.layer(layer)
             q = q.contiguous()
             z = torch.empty_like(q)  # [N, H, D]
             for prompt in prompts:
-                self._attend_prompt(spec, prompt, q, k_pool, v_pool, z)
+                self._attend_prompt(spec, prompt, q, pools, z)
             if rows.rows.numel():
-                self._attend_rows[layer](spec, q, k_pool, v_pool, z, rows)
+                self._attend_rows[layer](spec, q, pools, z, rows)
             return z
 
         return attend
 
     def _attend_prompt(
-        self,
-        spec: AttentionSpec,
-        prompt: _Prompt,
-        q: Tensor,
-        k_pool: Tensor,
-        v_pool: Tensor,
-        z: Tensor,
+        self, spec: AttentionSpec, prompt: _Prompt, q: Tensor, pools: Pools, z: Tensor
     ) -> None:
         """Fill the prompt's rows of ``z``, tile by tile."""
         group = spec.n_heads // spec.n_kv_heads
         first = _first_key(spec, prompt.start)
-        keys = _gather(k_pool, prompt, first)  # [keys, G, D], from position `first` on
-        values = _gather(v_pool, prompt, first)
+        # [keys, G, D] each, from position `first` on
+        keys, values = (_gather(pool, prompt, first) for pool in pools)
         for begin, end in prompt.tiles():
             rows = slice(prompt.row + begin - prompt.start, prompt.row + end - prompt.start)
             visible = slice(_first_key(spec, begin) - first, end - first)

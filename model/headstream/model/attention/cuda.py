@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen
 
 from headstream.model.attention.base import Attend, AttentionSpec
 from headstream.model.batch import PackedBatch
@@ -30,8 +31,6 @@ class CudaAttention:
 
     def bind(self, batch: PackedBatch) -> Attend:
         """Offsets that all layers of the step share."""
-        from torch.nn.attention import varlen
-
         # FlashAttention 2 reads cu_seqlens_k even with a block table.
         cu_seqlens_k = torch.zeros_like(batch.cu_seqlens_q)
         cu_seqlens_k[1:] = batch.context_lens.cumsum(0)

@@ -13,7 +13,7 @@ from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.families.base import MakeLinear
-from headstream.model.layers.activation import activation
+from headstream.model.layers.activation import Activation
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.mlp import MLP
@@ -80,7 +80,7 @@ class GPT2Layer:
         self._mlp = MLP(
             _transposed(weights, f"{name}.mlp.c_fc", config.d_mlp, d),
             _transposed(weights, f"{name}.mlp.c_proj", d, config.d_mlp),
-            activation(config.activation),
+            Activation(config.activation),
             make_linear,
         )
 

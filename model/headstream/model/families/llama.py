@@ -13,7 +13,7 @@ from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.families.base import MakeLinear
-from headstream.model.layers.activation import activation
+from headstream.model.layers.activation import Activation
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.mlp import GatedMLP
@@ -141,4 +141,4 @@ def gated_mlp(
     gate = LinearWeights.take(weights, f"{name}.gate_proj", f, d, bias=config.mlp_bias)
     up = LinearWeights.take(weights, f"{name}.up_proj", f, d, bias=config.mlp_bias)
     down = LinearWeights.take(weights, f"{name}.down_proj", d, f, bias=config.mlp_bias)
-    return GatedMLP(gate, up, down, activation(config.activation), make_linear)
+    return GatedMLP(gate, up, down, Activation(config.activation), make_linear)

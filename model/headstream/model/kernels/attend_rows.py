@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.kernels import build
+from headstream.model.kv_cache import Pools
 
 _MAX_D_HEAD = 256
 _GROUPS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -27,27 +28,28 @@ class QueryRows:
     block_table: Tensor  # int32 [S, B]
 
 
-AttendRows = Callable[[AttentionSpec, Tensor, Tensor, Tensor, Tensor, QueryRows], None]
-"""(spec, q [N, H, D], K pool, V pool [blocks, block size, G, D], z [N, H, D], rows): fills rows of z."""
+AttendRows = Callable[[AttentionSpec, Tensor, Pools, Tensor, QueryRows], None]
+"""(spec, q [N, H, D], K and V pool, z [N, H, D], rows): fills these rows of z."""
 
 
 def attend_rows_torch(
-    spec: AttentionSpec, q: Tensor, k_pool: Tensor, v_pool: Tensor, z: Tensor, work: QueryRows
+    spec: AttentionSpec, q: Tensor, pools: Pools, z: Tensor, work: QueryRows
 ) -> None:
     """The plain twin of the native kernel: one row after the other, in float32."""
     group = spec.n_heads // spec.n_kv_heads
-    block_size = k_pool.shape[1]
+    block_size = pools[0].shape[1]
     for row, seq, context in zip(
         work.rows.tolist(), work.seqs.tolist(), work.contexts.tolist(), strict=True
     ):
         first = max(0, context - spec.window) if spec.window else 0
         blocks = work.block_table[seq, first // block_size : -(-context // block_size)].long()
         lead = first % block_size
-        keys = k_pool[blocks].flatten(0, 1)[lead : lead + context - first]  # [keys, G, D]
-        values = v_pool[blocks].flatten(0, 1)[lead : lead + context - first]
+        keys, values = (
+            pool[blocks].flatten(0, 1)[lead : lead + context - first].float() for pool in pools
+        )  # [keys, G, D]
         query = q[row].view(spec.n_kv_heads, group, spec.d_head).float()  # [G, group, D]
-        scores = query @ keys.float().permute(1, 2, 0) * spec.scale  # [G, group, keys]
-        attended = torch.softmax(scores, dim=-1) @ values.float().transpose(0, 1)  # [G, group, D]
+        scores = query @ keys.permute(1, 2, 0) * spec.scale  # [G, group, keys]
+        attended = torch.softmax(scores, dim=-1) @ values.transpose(0, 1)  # [G, group, D]
         z[row] = attended.reshape(spec.n_heads, spec.d_head).to(z.dtype)
 
 
@@ -65,19 +67,17 @@ def load_native(cache_dir: Path) -> AttendRows:
         function.argtypes = [*[pointer] * 7, integer, pointer, *[integer] * 6, ctypes.c_float]
         functions[dtype] = function
 
-    def attend(
-        spec: AttentionSpec, q: Tensor, k_pool: Tensor, v_pool: Tensor, z: Tensor, work: QueryRows
-    ) -> None:
+    def attend(spec: AttentionSpec, q: Tensor, pools: Pools, z: Tensor, work: QueryRows) -> None:
         function = functions[q.dtype]
         status = function(
-            *(t.data_ptr() for t in (q, k_pool, v_pool, z, work.rows, work.seqs, work.contexts)),
+            *(t.data_ptr() for t in (q, *pools, z, work.rows, work.seqs, work.contexts)),
             work.rows.numel(),
             work.block_table.data_ptr(),
             work.block_table.stride(0),
             spec.n_heads,
             spec.n_kv_heads,
             spec.d_head,
-            k_pool.shape[1],
+            pools[0].shape[1],
             spec.window or 0,
             spec.scale,
         )

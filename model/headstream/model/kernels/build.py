@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -27,24 +26,25 @@ def load(name: str, cache_dir: Path) -> ctypes.CDLL:
     """The library of ``<name>.cpp``, from ``cache_dir`` or freshly compiled into it.
 
     Raises:
-        KernelUnavailableError: no compiler, or compiling or loading failed.
+        KernelUnavailableError: no compiler, or compiling, keeping or loading failed.
     """
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise KernelUnavailableError("no C++ compiler (g++ or clang++) on the PATH")
     source = _SOURCES / f"{name}.cpp"
-    library = cache_dir / f"{name}-{_fingerprint(source, compiler)}.so"
-    if not library.exists():
-        _compile(compiler, source, library)
     try:
+        library = cache_dir / f"{name}-{_fingerprint(source, compiler)}.so"
+        if not library.exists():
+            _compile(compiler, source, library)
         return ctypes.CDLL(str(library))
     except OSError as error:
-        raise KernelUnavailableError(f"{library.name} does not load: {error}") from error
+        # A compiler that does not start, a read-only or full disk, a library that does not load.
+        raise KernelUnavailableError(f"{source.name}: {error}") from error
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
     """What the compiled code depends on: its text, the compiler, the flags and the processor."""
-    version = subprocess.run(
+    version = subprocess.run(  # noqa: S603 - the compiler found on the PATH
         [compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout
     texts = [path.read_text() for path in (source, *sorted(_SOURCES.glob("*.h")))]
@@ -75,7 +75,9 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
             [compiler, *_FLAGS, "-c", str(source), "-o", str(compiled)],
             [compiler, "-shared", str(compiled), "-o", str(linked)],
         ):
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            result = subprocess.run(  # noqa: S603 - as above
+                command, capture_output=True, text=True, check=False
+            )
             if result.returncode != 0:
                 raise KernelUnavailableError(f"{source.name}: {result.stderr.strip()[-500:]}")
-        os.replace(linked, library)
+        linked.replace(library)

@@ -48,7 +48,8 @@ void largest(const T* row, int64_t n, int64_t count, std::vector<Entry>& found) 
       const float value = load(row[i]);
       // An entry equal to the threshold has a higher id than those that set it.
       if (value > threshold || static_cast<int64_t>(found.size()) < count) {
-        found.push_back({value, i});
+        // NaN has no place in an order, and the sorts below need one.
+        found.push_back({value == value ? value : -std::numeric_limits<float>::infinity(), i});
         if (found.size() == room) shrink();
       }
     }

@@ -28,7 +28,9 @@ ScanRows = Callable[[Tensor, int], RowScan]
 def scan_rows_torch(logits: Tensor, count: int) -> RowScan:
     """The plain twin of the native kernel."""
     values, ids = logits.float().sort(dim=1, descending=True, stable=True)
-    return RowScan(values[:, :count], ids[:, :count], values.logsumexp(dim=1))
+    # Copies: what a request keeps of its row must not keep all sorted rows.
+    leading = (t[:, :count].clone() for t in (values, ids))
+    return RowScan(*leading, values.logsumexp(dim=1))
 
 
 def load_native(cache_dir: Path) -> ScanRows:

@@ -41,12 +41,11 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     directory = resolve(config.source, cache_dir, progress)
-    # Weights are made on the device they live on.
-    model = load_model(
-        directory, dtype, lambda w, b: make_linear(w.to(device), None if b is None else b.to(device)), progress
-    )
+    model = load_model(directory, dtype, make_linear, progress, device=device)
     sizes = model.config
-    block_size = config.block_size or (CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE)
+    block_size = config.block_size or (
+        CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE
+    )
     num_blocks = _num_blocks(config, device, block_bytes(sizes, block_size, dtype))
     cache = KVCache(sizes, num_blocks, block_size, dtype, device)
     runner = make_runner(model, cache, device, cache_dir / "kernels")

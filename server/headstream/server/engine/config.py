@@ -14,7 +14,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # embedded name, directory, GGUF file or hub id
     cache_dir: str
     device: Literal["cpu", "cuda"] = "cpu"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware has it
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # auto: bfloat16 where the hardware has it
+    )
     num_threads: int | None = None  # None: one per core this process may use
     max_num_batched_tokens: int | None = None  # N of a step; None: 512 on CPU, 8192 on CUDA
     max_num_seqs: int = 64

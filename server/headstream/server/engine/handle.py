@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
+import structlog
 import zmq
 import zmq.asyncio
 
@@ -38,6 +39,8 @@ from headstream.server.engine.stream import SequenceStream, WireTensor
 from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
 
 _STOP_SECONDS = 5.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.engine")
 
 
 class EngineState(enum.Enum):
@@ -83,10 +86,8 @@ class EngineHandle:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.bind(address)
         await self._runs.launch(self.config, address)
-        self._tasks = [
-            asyncio.create_task(self._read(), name="engine-reader"),
-            asyncio.create_task(self._watch(), name="engine-watcher"),
-        ]
+        reader = asyncio.create_task(self._read(), name="engine-reader")
+        self._tasks = [reader, asyncio.create_task(self._watch(reader), name="engine-watcher")]
         await self._started
 
     async def stop(self) -> None:
@@ -204,6 +205,8 @@ class EngineHandle:
             stream = self._streams.get(delta.id)
             if stream is None:  # aborted while this step ran
                 continue
+            if delta.error:
+                log.error("sequence failed", model=self.config.name, error=delta.error)
             stream.put(to_event(delta, frames))
             if delta.finish is not None:
                 del self._streams[delta.id]
@@ -213,13 +216,19 @@ class EngineHandle:
         if future is None or future.done():
             return
         if reply.rows is None:
+            log.error("lookup failed", model=self.config.name, error=reply.error)
             future.set_exception(EngineFault("the lookup failed"))
         else:
             future.set_result(to_tensor(reply.rows, frames))
 
-    async def _watch(self) -> None:
-        """The engine's end is everybody's end."""
-        await self._runs.wait()
+    async def _watch(self, reader: asyncio.Task[None]) -> None:
+        """The engine's end is everybody's end, and so is that of the reader of its news."""
+        ended = asyncio.create_task(self._runs.wait(), name="engine-end")
+        await asyncio.wait({ended, reader}, return_when=asyncio.FIRST_COMPLETED)
+        if reader.done() and not reader.cancelled() and (fault := reader.exception()) is not None:
+            log.error("engine reader failed", model=self.config.name, error=repr(fault))
+        self._runs.kill()
+        await ended
         self._fail_start("the engine ended before it was ready")
         self._set_state(EngineState.FAILED)
         self._fail_all()

@@ -67,7 +67,9 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
     except (ModelError, ValueError, OSError, MemoryError) as error:
         channel.send(Failed(str(error) or repr(error)))
         return
-    core = EngineCore(runner, scheduler, lambda message, frames: channel.send(message, frames.buffers))
+    core = EngineCore(
+        runner, scheduler, lambda message, frames: channel.send(message, frames.buffers)
+    )
     channel.send(ready)
     while alive():
         for message in channel.receive(0 if core.has_work else HEARTBEAT_MS):

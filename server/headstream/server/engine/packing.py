@@ -85,9 +85,7 @@ def _slots(block_ids: list[int], start: int, end: int, block_size: int) -> list[
 def _block_table(tables: list[list[int]]) -> torch.Tensor:
     """int32 [S, B], padded with block 0, which no context length reaches into."""
     width = max(len(table) for table in tables)
-    return torch.tensor(
-        [table + [0] * (width - len(table)) for table in tables], dtype=torch.int32
-    )
+    return torch.tensor([table + [0] * (width - len(table)) for table in tables], dtype=torch.int32)
 
 
 def _row_request(sequence: Sequence) -> RowRequest:
@@ -127,8 +125,6 @@ class _Taps:
             rows = range(first_row + begin - start, first_row + stop - start)
             for layer, pooled in layers:
                 self.ranges.append(
-                    TapRange(
-                        sequence, layer, len(self.rows[layer]), begin, stop - begin, pooled
-                    )
+                    TapRange(sequence, layer, len(self.rows[layer]), begin, stop - begin, pooled)
                 )
                 self.rows[layer] += rows

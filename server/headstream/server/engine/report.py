@@ -35,4 +35,3 @@ class Frames:
         """A generated token with the logits asked for."""
         values = None if row.values is None else self.add(row.values)
         return Token(index, row.token_id, row.logprob, values, row.value_ids)
-

@@ -1,0 +1,78 @@
+"""A client for Headstream servers: next-token logits and contextual embeddings as numpy arrays."""
+
+from __future__ import annotations
+
+from headstream.client._async_client import AsyncClient
+from headstream.client._channel import Tls
+from headstream.client._client import Client
+from headstream.client._errors import (
+    Aborted,
+    Cancelled,
+    DeadlineExceeded,
+    EmbedError,
+    ErrorDetails,
+    FailedItem,
+    FailedPrecondition,
+    HeadstreamError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    RpcError,
+    StreamBroken,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+from headstream.client._generation import AsyncGeneration, Generation
+from headstream.client._results import (
+    Fingerprint,
+    Limits,
+    ModelInfo,
+    ModelSizes,
+    StaticEmbeddings,
+    Step,
+    Timings,
+    TokenEmbeddings,
+    TokenTable,
+    TopLogits,
+    Usage,
+)
+
+__all__ = [
+    "Aborted",
+    "AsyncClient",
+    "AsyncGeneration",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "EmbedError",
+    "ErrorDetails",
+    "FailedItem",
+    "FailedPrecondition",
+    "Fingerprint",
+    "Generation",
+    "HeadstreamError",
+    "Internal",
+    "InvalidArgument",
+    "Limits",
+    "ModelInfo",
+    "ModelSizes",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "RpcError",
+    "StaticEmbeddings",
+    "Step",
+    "StreamBroken",
+    "Timings",
+    "Tls",
+    "TokenEmbeddings",
+    "TokenTable",
+    "TopLogits",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "Usage",
+]

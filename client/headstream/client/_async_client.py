@@ -1,0 +1,197 @@
+# ruff: noqa: ASYNC109 - `timeout` is the deadline of the call, which the server is told too
+"""The async client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from headstream.client import _replies, _requests
+from headstream.client._async_connection import AsyncConnection
+from headstream.client._base import BaseClient
+from headstream.client._generation import AsyncGeneration
+from headstream.v1 import model_service_pb2 as model_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from headstream.client._channel import Target
+    from headstream.client._requests import PoolingName, SpanUnit, Text
+    from headstream.client._results import (
+        Array,
+        ModelInfo,
+        StaticEmbeddings,
+        TokenEmbeddings,
+        TokenTable,
+    )
+    from headstream.client._tensors import FloatType, VectorType
+    from headstream.v1 import logits_service_pb2 as logits_pb
+
+
+class AsyncClient(BaseClient[AsyncGeneration]):
+    """`Client` for asyncio; make it inside the running loop, where its tasks may share it.
+
+    Every method raises an `RpcError` when its call fails; the subclass says how.
+
+        async with AsyncClient("localhost:50051") as client:
+            async for step in client.generate("So long and thanks for all the", logits="top"):
+                print(step.text, step.logprob)
+    """
+
+    def _open(self, target: Target) -> None:
+        self._rpc = AsyncConnection(target)
+
+    async def embed(
+        self,
+        texts: str | Sequence[Text],
+        *,
+        model: str = "",
+        pooling: PoolingName = "mean",
+        layer: int = -1,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        dtype: VectorType = "float32",
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Array:
+        """One vector per text. As `Client.embed`."""
+        options = _requests.embed_options(
+            pooling=pooling,
+            layer=layer,
+            normalize=normalize,
+            dimensions=dimensions,
+            dtype=dtype,
+            truncate=truncate,
+        )
+        request = _requests.embed(texts, options, model=model)
+        reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        vectors = _replies.embeddings(reply)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    async def embed_spans(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        *,
+        unit: SpanUnit = "char",
+        model: str = "",
+        pooling: PoolingName = "mean",
+        layer: int = -1,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        dtype: VectorType = "float32",
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Array:
+        """One vector per part of a text. As `Client.embed_spans`."""
+        options = _requests.embed_options(
+            pooling=pooling,
+            layer=layer,
+            normalize=normalize,
+            dimensions=dimensions,
+            dtype=dtype,
+            truncate=truncate,
+            unit=unit,
+        )
+        request = _requests.embed_spans(text, spans, options, model=model)
+        reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        vectors: Array = _replies.embeddings(reply)[0]
+        return vectors
+
+    async def embed_tokens(
+        self,
+        text: Text,
+        *,
+        layers: Sequence[int] = (-1,),
+        model: str = "",
+        dtype: FloatType = "float32",
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> TokenEmbeddings:
+        """The contextual embedding of every token. As `Client.embed_tokens`."""
+        request = _requests.embed_tokens(
+            text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
+        )
+        return await self._rpc.embed_tokens(request, timeout)
+
+    async def lookup(
+        self,
+        text: Text,
+        *,
+        model: str = "",
+        dtype: FloatType = "float32",
+        timeout: float | None = None,
+    ) -> StaticEmbeddings:
+        """The static embedding of every token. As `Client.lookup`."""
+        request = _requests.lookup(text, dtype=dtype, model=model)
+        reply = await self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
+        return _replies.static_embeddings(reply)
+
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        model: str = "",
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> TokenTable:
+        """The tokens of a text, exactly as the model would read it."""
+        request = _requests.tokenize(text, model=model, skip_special_tokens=skip_special_tokens)
+        reply = await self._rpc.call(self._rpc.tokenizer.Tokenize, request, timeout)
+        return _replies.token_table(reply.tokens)
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "",
+        skip_special_tokens: bool = True,
+        timeout: float | None = None,
+    ) -> str:
+        """The text of tokens; bytes that form no character become U+FFFD."""
+        request = _requests.detokenize(
+            token_ids, model=model, skip_special_tokens=skip_special_tokens
+        )
+        reply = await self._rpc.call(self._rpc.tokenizer.Detokenize, request, timeout)
+        return reply.text
+
+    async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """All models of the server; the first is the one that an empty name means."""
+        reply = await self._rpc.call(
+            self._rpc.models.ListModels, model_pb.ListModelsRequest(), timeout
+        )
+        return [_replies.model_info(model) for model in reply.models]
+
+    async def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
+        """One model: its sizes, limits and capabilities.
+
+        Raises:
+            NotFound: The server has no model of that name.
+        """
+        reply = await self._rpc.call(
+            self._rpc.models.GetModel, model_pb.GetModelRequest(model=name), timeout
+        )
+        return _replies.model_info(reply.model)
+
+    async def close(self) -> None:
+        """End all calls and the connection."""
+        await self._rpc.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _generate(
+        self, request: logits_pb.GenerateRequest, timeout: float | None
+    ) -> AsyncGeneration:
+        call = self._rpc.stream(self._rpc.logits.Generate, request, timeout)
+        return AsyncGeneration(
+            call, self._rpc.connect, with_embeddings=request.HasField("embeddings")
+        )

@@ -1,0 +1,109 @@
+# ruff: noqa: ASYNC109 - `timeout` is the deadline of the call, which the server is told too
+"""The connection of the async client: a channel, its stubs, and errors made ours."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+import grpc.aio
+
+from headstream.client import _channel, _status
+from headstream.client._token_embeddings import TokenEmbeddingsState
+from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
+from headstream.v1 import logits_service_pb2_grpc as logits_grpc
+from headstream.v1 import model_service_pb2_grpc as model_grpc
+from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
+
+if TYPE_CHECKING:
+    from headstream.client._results import TokenEmbeddings
+    from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+
+class AsyncConnection:
+    """One channel and what is called over it."""
+
+    def __init__(self, target: _channel.Target) -> None:
+        options = _channel.channel_options()
+        channel = (
+            grpc.aio.secure_channel(target.address, target.credentials, options)
+            if target.credentials is not None
+            else grpc.aio.insecure_channel(target.address, options)
+        )
+        self._channel = channel
+        self._target = target
+        self._connected = False
+        self.logits = logits_grpc.LogitsServiceStub(channel)
+        self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
+        self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
+        self.models = model_grpc.ModelServiceStub(channel)
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> ReplyT:
+        """Call a method that has one answer.
+
+        Raises:
+            RpcError: It failed.
+        """
+        await self.connect()
+        seconds = self._target.timeout if timeout is None else timeout
+        try:
+            return await method(request, timeout=seconds, metadata=self._target.metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _status.from_call(error) from error
+
+    def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> grpc.aio.UnaryStreamCall[RequestT, ReplyT]:
+        """Begin a call whose answer is a stream. Reading it raises gRPC's own errors."""
+        seconds = self._target.stream_timeout if timeout is None else timeout
+        return method(request, timeout=seconds, metadata=self._target.metadata)
+
+    async def embed_tokens(
+        self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None
+    ) -> TokenEmbeddings:
+        """Read an EmbedTokens stream to its end.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        await self.connect()
+        call = self.stream(self.embeddings.EmbedTokens, request, timeout)
+        state = TokenEmbeddingsState()
+        try:
+            async for event in call:
+                state.feed(event)
+        except grpc.aio.AioRpcError as error:
+            raise _status.from_call(error, state.reached) from error
+        return state.result()
+
+    async def close(self) -> None:
+        """End all calls and the channel."""
+        await self._channel.close()
+
+    async def connect(self) -> None:
+        """Before the first reply: wait for a healthy server, so that none being there is told.
+
+        Raises:
+            Unavailable: There is none.
+        """
+        if self._connected:
+            return
+        try:
+            async with asyncio.timeout(self._target.connect_timeout):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise _status.unreachable(self._target) from None
+        self._connected = True

@@ -1,0 +1,159 @@
+"""What the sync and the async client have in common: everything but the I/O."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from headstream.client import _channel, _requests
+from headstream.v1 import logits_service_pb2 as logits_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from headstream.client._channel import Tls
+    from headstream.client._requests import LogitsWanted, Text
+    from headstream.client._tensors import FloatType
+
+GenerationT = TypeVar("GenerationT")
+
+
+class BaseClient(ABC, Generic[GenerationT]):
+    """Settings of a client, and `generate`, whose result alone tells sync from async."""
+
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        tls: bool | str | Path | Tls = False,
+        token: str | None = None,
+        timeout: float | None = 60.0,
+        stream_timeout: float | None = 300.0,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        """Connecting begins here; the first call waits for it.
+
+        Args:
+            address: `host:port`; a DNS name with several addresses is balanced over all of them.
+            tls: False for plaintext, True for TLS, or a path of the authorities' certificates, or
+                `Tls(ca, cert, key)` for a client certificate too.
+            token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
+            timeout: Seconds for calls with one answer; None leaves it to the server.
+            stream_timeout: Seconds for `generate` and `embed_tokens`; None leaves it to the server.
+            connect_timeout: Seconds the first call waits until a healthy server is found.
+
+        Raises:
+            ValueError: A token would cross the network in plaintext.
+            OSError: A certificate cannot be read.
+        """
+        given = _channel.credentials(tls)
+        metadata = _channel.call_metadata(address, encrypted=given is not None, token=token)
+        self._open(
+            _channel.Target(
+                address=address,
+                credentials=given,
+                metadata=metadata,
+                timeout=timeout,
+                stream_timeout=stream_timeout,
+                connect_timeout=connect_timeout,
+            )
+        )
+
+    @abstractmethod
+    def _open(self, target: _channel.Target) -> None:
+        """Make the connection."""
+
+    def generate(
+        self,
+        prompt: Text,
+        *,
+        model: str = "",
+        max_new_tokens: int = 16,
+        logits: LogitsWanted = "none",
+        top_logits: int = 10,
+        logprobs: bool = False,
+        logits_dtype: FloatType = "float32",
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        embeddings: Sequence[int] | None = None,
+        embeddings_dtype: FloatType = "float32",
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> GenerationT:
+        """Continue a prompt, one step per token.
+
+        Args:
+            prompt: A text, or token ids taken as they are.
+            model: Name of the model; empty for the server's first.
+            max_new_tokens: Most tokens to generate.
+            logits: The raw logits each token was drawn from: "none"; "top", the largest with their
+                ids; "full", all [V]; or token ids, whose logits come in that order.
+            top_logits: How many with "top".
+            logprobs: Log-probabilities (natural) instead of raw logits.
+            logits_dtype: How they travel; bfloat16 arrives as float32.
+            temperature: 0 takes the likeliest token; above, divides the logits before drawing.
+            top_k: Draw among the k likeliest; 0 for all.
+            top_p: Draw among the fewest tokens that reach this probability, in (0, 1].
+            min_p: Draw among tokens with this fraction of the likeliest's probability, in [0, 1).
+            repetition_penalty: Above 1 makes tokens of the prompt and output less likely.
+            presence_penalty: Subtracted from the logits of tokens generated before.
+            frequency_penalty: The same, times how often.
+            logit_bias: Added to the logits of these token ids.
+            seed: Repeats a draw; None lets the server pick one, told in `Generation.seed`.
+            stop: Strings that end it; the text is cut before the first of them.
+            stop_token_ids: Tokens that end it.
+            ignore_eos: Go on after the model's own end of text.
+            embeddings: Layers whose vectors come with each token (0 the embedding output, i after
+                layer i, -1 after the final norm). Steps then come one step later.
+            embeddings_dtype: How they travel.
+            skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            timeout: Seconds until it must be complete; None for the client's `stream_timeout`.
+
+        Returns:
+            An iterator of `Step`. Its attributes (`text`, `finish_reason`, ...) tell about the
+            whole. Errors are raised by iterating.
+
+        Raises:
+            ValueError: An argument is an unknown word or out of its type's range.
+        """
+        request = logits_pb.GenerateRequest(
+            model=model,
+            prompt=_requests.text_input(prompt, skip_special_tokens=skip_special_tokens),
+            sampling=logits_pb.SamplingParams(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+                logit_bias=logit_bias,
+                seed=seed,
+            ),
+            stop=_requests.stop_conditions(
+                stop,
+                token_ids=stop_token_ids,
+                ignore_eos=ignore_eos,
+                max_new_tokens=max_new_tokens,
+            ),
+            logits=_requests.logits_options(
+                logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype
+            ),
+            embeddings=_requests.generated_embeddings(embeddings, dtype=embeddings_dtype),
+        )
+        return self._generate(request, timeout)
+
+    @abstractmethod
+    def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> GenerationT:
+        """Begin the call."""

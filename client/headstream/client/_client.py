@@ -1,0 +1,247 @@
+"""The sync client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from headstream.client import _replies, _requests
+from headstream.client._base import BaseClient
+from headstream.client._connection import Connection
+from headstream.client._generation import Generation
+from headstream.v1 import model_service_pb2 as model_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from headstream.client._channel import Target
+    from headstream.client._requests import PoolingName, SpanUnit, Text
+    from headstream.client._results import (
+        Array,
+        ModelInfo,
+        StaticEmbeddings,
+        TokenEmbeddings,
+        TokenTable,
+    )
+    from headstream.client._tensors import FloatType, VectorType
+    from headstream.v1 import logits_service_pb2 as logits_pb
+
+
+class Client(BaseClient[Generation]):
+    """A connection to a Headstream server, or to several behind one name. Threads may share it.
+
+    Every method raises an `RpcError` when its call fails; the subclass says how.
+
+        with Client("localhost:50051") as client:
+            for step in client.generate("So long and thanks for all the", logits="top"):
+                print(step.text, step.logprob)
+    """
+
+    def _open(self, target: Target) -> None:
+        self._rpc = Connection(target)
+
+    def embed(
+        self,
+        texts: str | Sequence[Text],
+        *,
+        model: str = "",
+        pooling: PoolingName = "mean",
+        layer: int = -1,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        dtype: VectorType = "float32",
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Array:
+        """One vector per text.
+
+        Args:
+            texts: A text, or several; each a string or token ids.
+            model: Name of the model; empty for the server's first.
+            pooling: How the rows of the tokens become one: "mean" or "max" over those that are not
+                special, "last" or "cls" (first) token, or the "model"'s own way.
+            layer: Whose rows: 0 the embedding output, i after layer i, -1 after the final norm.
+            normalize: Scale each vector to length 1.
+            dimensions: Keep the first ones only, before normalizing.
+            dtype: Of the vectors; bfloat16 arrives as float32, binary as packed uint8.
+            truncate: Cut texts at the model's limit instead of refusing them.
+            timeout: Seconds; None for the client's.
+
+        Returns:
+            [d] for a single string, [n, d] for a list.
+
+        Raises:
+            EmbedError: Some texts could not be embedded; it lists them.
+            ValueError: An argument is an unknown word.
+        """
+        options = _requests.embed_options(
+            pooling=pooling,
+            layer=layer,
+            normalize=normalize,
+            dimensions=dimensions,
+            dtype=dtype,
+            truncate=truncate,
+        )
+        request = _requests.embed(texts, options, model=model)
+        reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        vectors = _replies.embeddings(reply)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def embed_spans(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        *,
+        unit: SpanUnit = "char",
+        model: str = "",
+        pooling: PoolingName = "mean",
+        layer: int = -1,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        dtype: VectorType = "float32",
+        truncate: bool = False,
+        timeout: float | None = None,
+    ) -> Array:
+        """One vector per part of a text, each from tokens that have read the text up to there.
+
+        `spans` are [start, end) in Python string indices, or in UTF-8 bytes with `unit="byte"`.
+        `pooling` goes over the tokens of a span. The other arguments are those of `embed`.
+
+        Returns:
+            [number of spans, d].
+
+        Raises:
+            EmbedError: The text could not be embedded.
+            ValueError: There are no spans, or an argument is an unknown word.
+        """
+        options = _requests.embed_options(
+            pooling=pooling,
+            layer=layer,
+            normalize=normalize,
+            dimensions=dimensions,
+            dtype=dtype,
+            truncate=truncate,
+            unit=unit,
+        )
+        request = _requests.embed_spans(text, spans, options, model=model)
+        reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        vectors: Array = _replies.embeddings(reply)[0]
+        return vectors
+
+    def embed_tokens(
+        self,
+        text: Text,
+        *,
+        layers: Sequence[int] = (-1,),
+        model: str = "",
+        dtype: FloatType = "float32",
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> TokenEmbeddings:
+        """The contextual embedding of every token, at the layers asked for.
+
+        Args:
+            text: A string or token ids.
+            layers: 0 the embedding output, i after layer i, -1 after the final norm, -2 before it.
+            model: Name of the model; empty for the server's first.
+            dtype: How vectors travel; bfloat16 arrives as float32.
+            skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            timeout: Seconds; None for the client's `stream_timeout`.
+
+        Returns:
+            The tokens with their offsets, and `vectors` [layers, n, d].
+
+        Raises:
+            StreamBroken: The stream ended early.
+            ValueError: `dtype` is an unknown word.
+        """
+        request = _requests.embed_tokens(
+            text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
+        )
+        return self._rpc.embed_tokens(request, timeout)
+
+    def lookup(
+        self,
+        text: Text,
+        *,
+        model: str = "",
+        dtype: FloatType = "float32",
+        timeout: float | None = None,
+    ) -> StaticEmbeddings:
+        """The static embedding of every token: rows of E, before any layer, without context.
+
+        Args:
+            text: A string, read without special tokens, or token ids.
+            model: Name of the model; empty for the server's first.
+            dtype: How rows travel; bfloat16 arrives as float32.
+            timeout: Seconds; None for the client's.
+
+        Returns:
+            The token ids and `vectors` [n, d].
+        """
+        request = _requests.lookup(text, dtype=dtype, model=model)
+        reply = self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
+        return _replies.static_embeddings(reply)
+
+    def tokenize(
+        self,
+        text: str,
+        *,
+        model: str = "",
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> TokenTable:
+        """The tokens of a text, exactly as the model would read it."""
+        request = _requests.tokenize(text, model=model, skip_special_tokens=skip_special_tokens)
+        reply = self._rpc.call(self._rpc.tokenizer.Tokenize, request, timeout)
+        return _replies.token_table(reply.tokens)
+
+    def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        model: str = "",
+        skip_special_tokens: bool = True,
+        timeout: float | None = None,
+    ) -> str:
+        """The text of tokens; bytes that form no character become U+FFFD."""
+        request = _requests.detokenize(
+            token_ids, model=model, skip_special_tokens=skip_special_tokens
+        )
+        reply = self._rpc.call(self._rpc.tokenizer.Detokenize, request, timeout)
+        return reply.text
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """All models of the server; the first is the one that an empty name means."""
+        reply = self._rpc.call(self._rpc.models.ListModels, model_pb.ListModelsRequest(), timeout)
+        return [_replies.model_info(model) for model in reply.models]
+
+    def model(self, name: str = "", *, timeout: float | None = None) -> ModelInfo:
+        """One model: its sizes, limits and capabilities.
+
+        Raises:
+            NotFound: The server has no model of that name.
+        """
+        reply = self._rpc.call(
+            self._rpc.models.GetModel, model_pb.GetModelRequest(model=name), timeout
+        )
+        return _replies.model_info(reply.model)
+
+    def close(self) -> None:
+        """End all calls and the connection."""
+        self._rpc.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> Generation:
+        call = self._rpc.stream(self._rpc.logits.Generate, request, timeout)
+        return Generation(call, with_embeddings=request.HasField("embeddings"))

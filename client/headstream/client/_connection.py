@@ -1,0 +1,110 @@
+"""The connection of the sync client: a channel, its stubs, and errors made ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import grpc
+
+from headstream.client import _channel, _status
+from headstream.client._token_embeddings import TokenEmbeddingsState
+from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
+from headstream.v1 import logits_service_pb2_grpc as logits_grpc
+from headstream.v1 import model_service_pb2_grpc as model_grpc
+from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
+
+if TYPE_CHECKING:
+    from headstream.client._generation import SyncCall
+    from headstream.client._results import TokenEmbeddings
+    from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+
+class Connection:
+    """One channel and what is called over it."""
+
+    def __init__(self, target: _channel.Target) -> None:
+        options = _channel.channel_options()
+        channel = (
+            grpc.secure_channel(target.address, target.credentials, options)
+            if target.credentials is not None
+            else grpc.insecure_channel(target.address, options)
+        )
+        self._channel = channel
+        self._target = target
+        self._connected = False
+        self.logits = logits_grpc.LogitsServiceStub(channel)
+        self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
+        self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
+        self.models = model_grpc.ModelServiceStub(channel)
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> ReplyT:
+        """Call a method that has one answer.
+
+        Raises:
+            RpcError: It failed.
+        """
+        self._connect()
+        seconds = self._target.timeout if timeout is None else timeout
+        try:
+            return method(request, timeout=seconds, metadata=self._target.metadata)
+        except grpc.RpcError as error:
+            raise _status.from_call(cast("_status.FailedCall", error)) from error
+
+    def stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> SyncCall[ReplyT]:
+        """Begin a call whose answer is a stream. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        self._connect()
+        seconds = self._target.stream_timeout if timeout is None else timeout
+        return method(request, timeout=seconds, metadata=self._target.metadata)
+
+    def embed_tokens(
+        self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None
+    ) -> TokenEmbeddings:
+        """Read an EmbedTokens stream to its end.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        call = self.stream(self.embeddings.EmbedTokens, request, timeout)
+        state = TokenEmbeddingsState()
+        try:
+            for event in call:
+                state.feed(event)
+        except grpc.RpcError as error:
+            failed = cast("_status.FailedCall", error)
+            raise _status.from_call(failed, state.reached) from error
+        return state.result()
+
+    def close(self) -> None:
+        """End all calls and the channel."""
+        self._channel.close()
+
+    def _connect(self) -> None:
+        """Before the first call: wait for a healthy server, so that none being there is told."""
+        if self._connected:
+            return
+        ready = grpc.channel_ready_future(self._channel)
+        try:
+            ready.result(timeout=self._target.connect_timeout)
+        except grpc.FutureTimeoutError:
+            raise _status.unreachable(self._target) from None
+        finally:
+            ready.cancel()
+        self._connected = True

@@ -1,0 +1,132 @@
+"""From the contract's replies to results: pure functions that both clients call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from headstream.client import _results as results
+from headstream.client._errors import EmbedError, FailedItem
+from headstream.client._tensors import to_array
+from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import model_service_pb2 as model_pb
+from headstream.v1 import types_pb2 as types_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from headstream.client._results import Array
+
+_STATES: Mapping[int, Literal["loading", "serving", "failed"]] = {
+    model_pb.MODEL_STATE_LOADING: "loading",
+    model_pb.MODEL_STATE_SERVING: "serving",
+    model_pb.MODEL_STATE_FAILED: "failed",
+}
+
+
+def embeddings(reply: embeddings_pb.EmbedResponse) -> Array:
+    """The vectors of an Embed reply, stacked: [n, d], or [n, spans, d].
+
+    Raises:
+        EmbedError: Some items failed.
+    """
+    failed = [
+        FailedItem(index, result.error.reason or f"CODE_{result.error.code}", result.error.message)
+        for index, result in enumerate(reply.results)
+        if result.HasField("error")
+    ]
+    if failed:
+        raise EmbedError(failed)
+    return np.stack([to_array(result.embedding.vectors) for result in reply.results])
+
+
+def static_embeddings(reply: embeddings_pb.LookupEmbeddingsResponse) -> results.StaticEmbeddings:
+    """The rows of a LookupEmbeddings reply."""
+    return results.StaticEmbeddings(
+        token_ids=list(reply.tokens.ids),
+        vectors=to_array(reply.rows),
+        fingerprint=fingerprint(reply.fingerprint),
+    )
+
+
+def token_table(table: types_pb.TokenTable) -> results.TokenTable:
+    """The tokens of a text."""
+    return results.TokenTable(
+        tokens=[surface.decode("utf-8", "replace") for surface in table.surfaces],
+        surfaces=list(table.surfaces),
+        token_ids=list(table.ids),
+        offsets=list(zip(table.char_starts, table.char_ends, strict=True)),
+        byte_offsets=list(zip(table.byte_starts, table.byte_ends, strict=True)),
+        special=list(table.special),
+    )
+
+
+def usage(message: types_pb.Usage) -> results.Usage:
+    """Counts of what a request used."""
+    return results.Usage(
+        input_tokens=message.input_tokens,
+        output_tokens=message.output_tokens,
+        tensor_bytes=message.tensor_bytes,
+    )
+
+
+def timings(message: types_pb.Timings) -> results.Timings:
+    """Where the time of a request went."""
+    return results.Timings(
+        tokenize_ns=message.tokenize_ns,
+        queue_ns=message.queue_ns,
+        compute_ns=message.compute_ns,
+        first_output_ns=message.first_output_ns,
+    )
+
+
+def fingerprint(message: types_pb.ModelFingerprint) -> results.Fingerprint:
+    """Which numbers these are."""
+    return results.Fingerprint(
+        model=message.model,
+        weights_sha256=message.weights_sha256,
+        dtype=message.dtype,
+        backend=message.backend,
+        batch_invariant=message.batch_invariant,
+    )
+
+
+def model_info(model: model_pb.Model) -> results.ModelInfo:
+    """A served model."""
+    return results.ModelInfo(
+        name=model.name,
+        state=_STATES.get(model.state, "unknown"),
+        family=model.family,
+        architecture=model.architecture,
+        sizes=_sizes(model.sizes),
+        limits=_limits(model.limits),
+        capabilities={item.method: item.served for item in model.capabilities},
+        eos_token_ids=list(model.eos_token_ids),
+        fingerprint=fingerprint(model.fingerprint),
+    )
+
+
+def _sizes(message: model_pb.ModelSizes) -> results.ModelSizes:
+    return results.ModelSizes(
+        layers=message.layers,
+        dimensions=message.dimensions,
+        heads=message.heads,
+        kv_heads=message.kv_heads,
+        head_dimensions=message.head_dimensions,
+        vocabulary=message.vocabulary,
+        parameters=message.parameters,
+    )
+
+
+def _limits(message: model_pb.Limits) -> results.Limits:
+    return results.Limits(
+        max_model_tokens=message.max_model_tokens,
+        max_text_bytes=message.max_text_bytes,
+        max_inputs=message.max_inputs,
+        max_new_tokens=message.max_new_tokens,
+        max_top_k=message.max_top_k,
+        max_reply_bytes=message.max_reply_bytes,
+        max_queued_requests=message.max_queued_requests,
+        max_queued_tokens=message.max_queued_tokens,
+    )

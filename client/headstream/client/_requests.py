@@ -1,0 +1,189 @@
+"""From arguments to the contract's requests: pure functions that both clients call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from headstream.client._tensors import wire_type
+from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import logits_service_pb2 as logits_pb
+from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
+from headstream.v1 import types_pb2 as types_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from headstream.client._tensors import FloatType, VectorType
+
+Text: TypeAlias = "str | Sequence[int]"
+"""What a model reads: a text, or token ids taken as they are."""
+LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
+PoolingName: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
+SpanUnit: TypeAlias = Literal["char", "byte"]
+
+_POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
+    "mean": embeddings_pb.POOLING_MEAN,
+    "last": embeddings_pb.POOLING_LAST,
+    "cls": embeddings_pb.POOLING_CLS,
+    "max": embeddings_pb.POOLING_MAX,
+    "model": embeddings_pb.POOLING_UNSPECIFIED,
+}
+_UNITS: Mapping[str, embeddings_pb.OffsetUnit.ValueType] = {
+    "char": embeddings_pb.OFFSET_UNIT_CHAR,
+    "byte": embeddings_pb.OFFSET_UNIT_BYTE,
+}
+
+
+def text_input(text: Text, *, skip_special_tokens: bool = False) -> types_pb.Input:
+    """A text or token ids as an input.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(text, str):
+        return types_pb.Input(text=text, skip_special_tokens=skip_special_tokens)
+    return types_pb.Input(token_ids=types_pb.TokenIds(ids=text))
+
+
+def logits_options(
+    wanted: LogitsWanted, *, top_logits: int, logprobs: bool, dtype: FloatType
+) -> logits_pb.LogitsOptions:
+    """Which logits come with every row.
+
+    Raises:
+        ValueError: `wanted` or `dtype` is an unknown word.
+    """
+    options = logits_pb.LogitsOptions(dtype=wire_type(dtype))
+    if logprobs:
+        options.scale = logits_pb.LOGITS_SCALE_LOGPROBS
+    if wanted == "top":
+        options.mode = logits_pb.LOGITS_MODE_TOP_K
+        options.top_k = top_logits
+    elif wanted == "full":
+        options.mode = logits_pb.LOGITS_MODE_FULL
+    elif not isinstance(wanted, str):
+        options.mode = logits_pb.LOGITS_MODE_CHOSEN
+        options.token_ids.extend(wanted)
+    elif wanted != "none":
+        raise ValueError(f"logits {wanted!r} is neither none, top, full nor a list of token ids")
+    return options
+
+
+def stop_conditions(
+    stop: str | Sequence[str], *, token_ids: Sequence[int], ignore_eos: bool, max_new_tokens: int
+) -> logits_pb.StopConditions:
+    """When a continuation ends."""
+    return logits_pb.StopConditions(
+        max_new_tokens=max_new_tokens,
+        token_ids=token_ids,
+        strings=[stop] if isinstance(stop, str) else stop,
+        ignore_eos=ignore_eos,
+    )
+
+
+def generated_embeddings(
+    layers: Sequence[int] | None, *, dtype: FloatType
+) -> logits_pb.GeneratedEmbeddings | None:
+    """Layers whose vectors come with every generated token; None for no vectors."""
+    if not layers:
+        return None
+    return logits_pb.GeneratedEmbeddings(
+        layers=types_pb.LayerSelection(layers=layers), dtype=wire_type(dtype)
+    )
+
+
+def embed_options(
+    *,
+    pooling: PoolingName,
+    layer: int,
+    normalize: bool,
+    dimensions: int | None,
+    dtype: VectorType,
+    truncate: bool,
+    unit: SpanUnit = "char",
+) -> embeddings_pb.EmbedOptions:
+    """How vectors are made.
+
+    Raises:
+        ValueError: `pooling`, `dtype` or `unit` is an unknown word.
+    """
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
+    if unit not in _UNITS:
+        raise ValueError(f"unit {unit!r} is none of {', '.join(_UNITS)}")
+    return embeddings_pb.EmbedOptions(
+        pooling=_POOLINGS[pooling],
+        layer=layer,
+        normalize=normalize,
+        dimensions=dimensions,
+        dtype=wire_type(dtype),
+        truncate=truncate,
+        offset_unit=_UNITS[unit],
+    )
+
+
+def embed(
+    texts: str | Sequence[Text], options: embeddings_pb.EmbedOptions, *, model: str
+) -> embeddings_pb.EmbedRequest:
+    """Texts to embed; a single string is a list of one."""
+    several = [texts] if isinstance(texts, str) else texts
+    inputs = [embeddings_pb.EmbedInput(input=text_input(text)) for text in several]
+    return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
+
+
+def embed_spans(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    options: embeddings_pb.EmbedOptions,
+    *,
+    model: str,
+) -> embeddings_pb.EmbedRequest:
+    """One text, and the parts of it that become vectors.
+
+    Raises:
+        ValueError: There are no spans.
+    """
+    if not spans:
+        raise ValueError("embed_spans needs at least one span")
+    item = embeddings_pb.EmbedInput(
+        input=text_input(text),
+        spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
+    )
+    return embeddings_pb.EmbedRequest(model=model, inputs=[item], options=options)
+
+
+def embed_tokens(
+    text: Text, *, layers: Sequence[int], dtype: FloatType, model: str, skip_special_tokens: bool
+) -> embeddings_pb.EmbedTokensRequest:
+    """A text whose tokens are embedded."""
+    return embeddings_pb.EmbedTokensRequest(
+        model=model,
+        input=text_input(text, skip_special_tokens=skip_special_tokens),
+        layers=types_pb.LayerSelection(layers=layers),
+        dtype=wire_type(dtype),
+    )
+
+
+def lookup(text: Text, *, dtype: FloatType, model: str) -> embeddings_pb.LookupEmbeddingsRequest:
+    """Rows of the embedding matrix."""
+    return embeddings_pb.LookupEmbeddingsRequest(
+        model=model,
+        input=text_input(text, skip_special_tokens=True),
+        dtype=wire_type(dtype),
+    )
+
+
+def tokenize(text: str, *, model: str, skip_special_tokens: bool) -> tokenizer_pb.TokenizeRequest:
+    """A text to split."""
+    return tokenizer_pb.TokenizeRequest(
+        model=model, text=text, skip_special_tokens=skip_special_tokens
+    )
+
+
+def detokenize(
+    token_ids: Sequence[int], *, model: str, skip_special_tokens: bool
+) -> tokenizer_pb.DetokenizeRequest:
+    """Tokens to join."""
+    return tokenizer_pb.DetokenizeRequest(
+        model=model, ids=token_ids, skip_special_tokens=skip_special_tokens
+    )

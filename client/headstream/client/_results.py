@@ -1,0 +1,151 @@
+"""What calls return: frozen values with numpy arrays.
+
+Shape letters: n tokens or texts, k chosen logits, L layers, d model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of what a request used."""
+
+    input_tokens: int = 0  # tokens read, special ones included
+    output_tokens: int = 0  # tokens generated
+    tensor_bytes: int = 0  # bytes of tensors sent
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of a request went on the server, in nanoseconds."""
+
+    tokenize_ns: int = 0  # turning text into tokens
+    queue_ns: int = 0  # waiting for the first step that ran it
+    compute_ns: int = 0  # from the start of that step to the end of the last
+    first_output_ns: int = 0  # from arrival to the first token or vector; 0 without a stream
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Which numbers these are: equal fingerprints give equal bits, where `batch_invariant`."""
+
+    model: str = ""  # name it is served under
+    weights_sha256: str = ""  # over the weights as loaded
+    dtype: str = ""  # what it computes in
+    backend: str = ""  # the kernels that compute
+    batch_invariant: bool = False  # the same bits alone or in any crowd
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopLogits:
+    """The largest logits of a row, largest first."""
+
+    token_ids: Array  # [k], int64
+    values: Array  # [k]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One generated token and the row of logits it was drawn from."""
+
+    index: int  # counts from 0
+    token_id: int
+    text: str  # what this token completes; empty while a character or a stop string is open
+    logprob: float | None  # natural log of its probability, before temperature and penalties
+    logits: Array | TopLogits | None  # [V] for "full", [k] for a list of ids, TopLogits for "top"
+    embedding: Array | None  # [L, d], where layers were asked for
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTable:
+    """The tokens of one text. Entry i of each list belongs to token i."""
+
+    tokens: list[str]  # surfaces as text; bytes that form no character become U+FFFD
+    surfaces: list[bytes]  # the bytes a token stands for, which may be a part of a character
+    token_ids: list[int]
+    offsets: list[tuple[int, int]]  # [start, end) in the text, in Python string indices
+    byte_offsets: list[tuple[int, int]]  # [start, end) in the UTF-8 bytes of the text
+    special: list[bool]  # added by the tokenizer, or a control token
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenEmbeddings(TokenTable):
+    """The tokens of one text with a contextual embedding per token and layer."""
+
+    layers: list[int]  # as asked, resolved to 0..L, or -1 for after the final norm
+    vectors: Array  # [layers, n, d]
+    usage: Usage
+    timings: Timings
+    fingerprint: Fingerprint
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StaticEmbeddings:
+    """Rows of the embedding matrix E, before any layer."""
+
+    token_ids: list[int]
+    vectors: Array  # [n, d]
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """The sizes of a transformer."""
+
+    layers: int  # L
+    dimensions: int  # d
+    heads: int  # query heads
+    kv_heads: int  # key/value heads
+    head_dimensions: int
+    vocabulary: int  # V
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may ask of a model."""
+
+    max_model_tokens: int  # of a sequence, generated ones included
+    max_text_bytes: int  # of one text
+    max_inputs: int  # texts of one `embed`
+    max_new_tokens: int
+    max_top_k: int  # logits of a row, top or chosen
+    max_reply_bytes: int  # of tensors
+    max_queued_requests: int
+    max_queued_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model."""
+
+    name: str
+    state: Literal["unknown", "loading", "serving", "failed"]
+    family: str  # of forward pass: gpt2, llama, gemma3, bert
+    architecture: str  # the checkpoint's own name of it
+    sizes: ModelSizes
+    limits: Limits
+    capabilities: Mapping[str, bool]  # full method name, `headstream.v1.LogitsService/Generate`
+    eos_token_ids: list[int]
+    fingerprint: Fingerprint
+
+    def can(self, method: str) -> bool:
+        """Whether a method is served, by its short or full name: `Generate`, `EmbedTokens`."""
+        return any(
+            served and name.rpartition("/")[2] == method.rpartition("/")[2]
+            for name, served in self.capabilities.items()
+        )

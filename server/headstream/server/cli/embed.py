@@ -1,0 +1,96 @@
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that `--help` is quick
+"""`headstream embed`: vectors of texts, or of their tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+
+from headstream.server.cli.connect import DEFAULT_ADDRESS, Address, Ca, Model, Token, connected
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from headstream.client import Client
+
+Pooling: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
+
+
+def embed(
+    texts: Annotated[list[str], typer.Argument(help="Texts.")],
+    *,
+    address: Address = DEFAULT_ADDRESS,
+    model: Model = "",
+    layer: Annotated[
+        list[int] | None,
+        typer.Option(help="0: embedding output, -1: after the final norm; repeat with --tokens."),
+    ] = None,
+    pooling: Annotated[Pooling, typer.Option(help="From tokens to one vector.")] = "mean",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the vectors as .npy.")
+    ] = None,
+    tls_ca: Ca = None,
+    token: Token = None,
+    tokens: Annotated[bool, typer.Option(help="A vector per token instead of per text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Turn texts into vectors, and show how near they are to each other."""
+    layers = layer or [-1]
+    if tokens and len(texts) != 1:
+        raise typer.BadParameter("--tokens takes one text")
+    if not tokens and len(layers) != 1:
+        raise typer.BadParameter("several layers go with --tokens")
+    with connected(address, tls_ca, token) as client:
+        if tokens:
+            vectors = _tokens(client, texts[0], model, layers, as_json=as_json)
+        else:
+            vectors = _texts(client, texts, model, layers[0], pooling, as_json=as_json)
+    if output is not None:
+        import numpy as np
+
+        np.save(output, vectors)
+        typer.echo(f"{output}: {vectors.dtype} {list(vectors.shape)}", err=True)
+
+
+def _texts(
+    client: Client, texts: list[str], model: str, layer: int, pooling: Pooling, *, as_json: bool
+) -> NDArray[Any]:
+    """Show the cosines of the texts; returns [n, d]."""
+    from rich.console import Console
+
+    from headstream.server.cli.views import vectors as views
+
+    vectors = client.embed(texts, model=model, layer=layer, pooling=pooling)
+    if as_json:
+        for text, vector in zip(texts, vectors, strict=True):
+            line = {"text": text, "vector": vector.tolist()}
+            typer.echo(json.dumps(line, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(views.similarities(texts, vectors))
+    return vectors
+
+
+def _tokens(
+    client: Client, text: str, model: str, layers: list[int], *, as_json: bool
+) -> NDArray[Any]:
+    """Show the tokens of a text; returns [layers, n, d]."""
+    from rich.console import Console
+
+    from headstream.server.cli.views import vectors as views
+
+    result = client.embed_tokens(text, model=model, layers=layers)
+    if as_json:
+        for index, token in enumerate(result.tokens):
+            line = {
+                "token": token,
+                "token_id": result.token_ids[index],
+                "offsets": result.offsets[index],
+                "vectors": result.vectors[:, index].tolist(),
+            }
+            typer.echo(json.dumps(line, ensure_ascii=False))
+    else:
+        Console(highlight=False).print(views.tokens(result))
+    return result.vectors

@@ -1,0 +1,193 @@
+"""Every setting of the server, once: a flag, a ``HEADSTREAM_*`` variable and a key of a YAML file.
+
+``max_inputs`` is ``--max-inputs``, ``HEADSTREAM_MAX_INPUTS`` and ``max_inputs:``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from headstream.server.engine.config import EngineConfig
+
+DEFAULT_MODEL = "gemma-3-270m"
+MIB = 1 << 20
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Settings of `headstream serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADSTREAM_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_prog_name="headstream serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    # --- Where it listens ---
+    host: str = "127.0.0.1"
+    """Address of both ports."""
+    port: Port = 50051
+    """Port of the gRPC services; 0 picks a free one."""
+    admin_port: Port = 9090
+    """Port of /metrics, /livez and /readyz over HTTP; 0 picks a free one."""
+    insecure: bool = False
+    """Allow plaintext on an address that other machines can reach."""
+    tls_cert: Path | None = None
+    """PEM file of the server's certificate chain; turns TLS on."""
+    tls_key: Path | None = None
+    """PEM file of its key."""
+    tls_client_ca: Path | None = None
+    """PEM file of the authorities whose clients are let in (mutual TLS)."""
+    reflection: bool = True
+    """Serve grpc.reflection, which tells tools the contract."""
+
+    # --- What it serves ---
+    models: Annotated[tuple[str, ...], NoDecode] = (DEFAULT_MODEL,)
+    """Models: an embedded name, a directory, a GGUF file or a hub id, each with `NAME=` before it
+    if it is served under another name. The first answers requests that name none."""
+    cache_dir: Path = Path("~/.cache/headstream")
+    """Where converted weights are kept."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model runs."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of weights and activations; auto is bfloat16 where the hardware has it."""
+    threads: Count | None = None
+    """Threads of each engine. Default: one per core, shared between the engines."""
+    max_num_batched_tokens: Count | None = None
+    """Tokens of one step. Default: 512 on CPU, 8192 on CUDA."""
+    max_num_seqs: Count = 64
+    """Sequences of one step."""
+    max_model_len: Count | None = None
+    """Longest sequence. Default: what the model allows."""
+    block_size: Count | None = None
+    """Tokens of a block of key/value memory."""
+    kv_cache_bytes: Count | None = None
+    """Key/value memory. Default: 2 GiB on CPU, most of what is free on CUDA."""
+
+    # --- What a request may ask for ---
+    max_request_bytes: Count = 4 * MIB
+    """Bytes of one request message."""
+    max_text_bytes: Count | None = None
+    """Bytes of one text. Default: 8 for each token of the longest sequence."""
+    max_inputs: Count = 64
+    """Texts of one Embed request."""
+    max_new_tokens: Count = 4096
+    """Generated tokens of one request."""
+    max_top_k: Count = 1024
+    """Logits of a row by TOP_K or CHOSEN; whole rows are bounded by `max_reply_bytes`."""
+    max_reply_bytes: Count = 1024 * MIB
+    """Bytes of tensors in one streamed reply, in chunks of at most 1 MiB."""
+    max_message_bytes: Annotated[int, Field(ge=2 * MIB)] = 4 * MIB - 64 * 1024
+    """Bytes of one reply message. The default fits clients that keep gRPC's own 4 MiB."""
+    max_queued_requests: Count | None = None
+    """Sequences waiting for their first result. Default: 4 x `max_num_seqs`."""
+    max_queued_tokens: Count | None = None
+    """Their tokens. Default: 4 x the larger of a step and the longest sequence."""
+
+    # --- Time ---
+    unary_deadline: Seconds = 60.0
+    """Seconds for a call without a stream that brings no deadline."""
+    stream_deadline: Seconds = 300.0
+    """Seconds for a stream that brings no deadline."""
+    stalled_stream: Seconds = 30.0
+    """Seconds after which a stream that is not read is ended."""
+    retry_after: Seconds = 1.0
+    """Seconds that a refused caller is told to wait."""
+    drain_delay: Pause = 2.0
+    """Seconds between reporting NOT_SERVING and refusing calls: longer than it takes the load
+    balancer to see it."""
+    grace: Pause = 60.0
+    """Seconds that running calls may take to end when the server stops."""
+
+    # --- Connections ---
+    max_streams: Count = 256
+    """Calls at once on one connection."""
+    keepalive_min_ping: Seconds = 20.0
+    """Seconds between pings that a client may send."""
+    connection_age: Seconds | None = None
+    """Seconds after which a connection is closed gently, so that clients spread anew."""
+
+    # --- Log ---
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level written."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """auto: console on a terminal, JSON lines elsewhere."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A variable holds several models with commas between them."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [name for name, _ in self.named_sources()]
+        if not names or "" in names:
+            raise ValueError("models: at least one model, each with a name and a source")
+        if len(set(names)) != len(names):
+            raise ValueError(f"models: a name is used twice: {', '.join(names)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        if self.tls_cert is None and not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"host: {self.host} can be reached by other machines and there is no TLS; "
+                "set tls_cert and tls_key, or insecure if the network is trusted"
+            )
+        return self
+
+    def named_sources(self) -> list[tuple[str, str]]:
+        """Each model's name and source."""
+        pairs: list[tuple[str, str]] = []
+        for entry in self.models:
+            name, separator, source = entry.partition("=")
+            bare = Path(entry.rstrip("/")).name.removesuffix(".gguf")
+            pairs.append((name if source else "", source) if separator else (bare, entry))
+        return pairs
+
+    def engine_configs(self) -> tuple[EngineConfig, ...]:
+        """One per model, in the order asked."""
+        sources = self.named_sources()
+        threads = self.threads
+        if threads is None and len(sources) > 1:  # one engine alone takes every core by itself
+            threads = max(1, len(os.sched_getaffinity(0)) // len(sources))
+        return tuple(
+            EngineConfig(
+                name=name,
+                source=source,
+                cache_dir=str(self.cache_dir.expanduser()),
+                device=self.device,
+                dtype=self.dtype,
+                num_threads=threads,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                max_num_seqs=self.max_num_seqs,
+                max_model_len=self.max_model_len,
+                block_size=self.block_size,
+                kv_cache_bytes=self.kv_cache_bytes,
+            )
+            for name, source in sources
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

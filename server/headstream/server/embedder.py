@@ -1,0 +1,121 @@
+"""The texts of one Embed request: tokenized, then run together; a bad one fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from headstream.model.outputs import Outputs, PoolSpec
+from headstream.server.admission import Ticket
+from headstream.server.call import current_call
+from headstream.server.engine.stream import WireTensor
+from headstream.server.errors import EngineFault, InvalidRequest
+from headstream.server.metrics import Metrics
+from headstream.server.models import LoadedModel
+from headstream.server.offsets import TokenizedText
+from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.wire.embed import VectorOptions
+from headstream.server.wire.inputs import check_length, cut_tokens, parse_input
+from headstream.server.wire.spans import parse_spans, pool_positions
+from headstream.server.wire.vectors import finish_vectors
+from headstream.v1 import embeddings_service_pb2 as pb
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One text, ready to run."""
+
+    tokens: TokenizedText
+    positions: tuple[tuple[int, ...], ...]
+    single: bool  # one vector for the text, not one per span
+    truncated: bool
+
+
+class Embedder:
+    """Makes the vectors of one request."""
+
+    def __init__(self, model: LoadedModel, metrics: Metrics, options: VectorOptions) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._options = options
+
+    async def embed(self, inputs: Sequence[pb.EmbedInput]) -> list[pb.EmbedResult]:
+        """One result per input, in their order."""
+        with self._model.queue.enter(len(inputs)) as tickets:
+            prepared = await _gather(
+                [self._prepare(f"inputs[{i}]", item) for i, item in enumerate(inputs)]
+            )
+            good = [
+                (ticket, item)
+                for ticket, item in zip(tickets, prepared, strict=True)
+                if isinstance(item, _Item)
+            ]
+            self._model.queue.charge(
+                [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
+            )
+            vectors = iter(await _gather([self._run(ticket, item) for ticket, item in good]))
+            return [
+                next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
+            ]
+
+    async def _prepare(self, field: str, message: pb.EmbedInput) -> _Item | InvalidRequest:
+        """The item, or why it cannot be embedded; the others do not suffer from it."""
+        options, limits = self._options, self._model.limits
+        try:
+            spans = parse_spans(f"{field}.spans", message.spans)
+            parsed = parse_input(f"{field}.input", message.input, limits, truncate=options.truncate)
+            tokens = await tokenize(self._model, parsed)
+            kept = cut_tokens(tokens, limits.max_model_len) if options.truncate else tokens
+            check_length(f"{field}.input", len(kept), limits)
+            positions = pool_positions(field, kept, spans, options.unit, options.pooling)
+        except InvalidRequest as error:
+            return error
+        truncated = parsed.cut or len(kept) < len(tokens)
+        return _Item(kept, positions, single=not spans, truncated=truncated)
+
+    async def _run(self, ticket: Ticket, item: _Item) -> pb.EmbedResult:
+        options = self._options
+        pool = PoolSpec(layer=options.layer, kind=options.pooling, spans=item.positions)
+        pooled: WireTensor | None = None
+        events = run_sequence(
+            self._model, self._metrics, ticket, item.tokens.ids, outputs=Outputs(pool=pool)
+        )
+        async with aclosing(events):
+            async for event in events:
+                pooled = event.vectors or pooled
+        if pooled is None:
+            raise EngineFault("the engine ended an embedding without its vectors")
+        vectors = finish_vectors(
+            pooled,
+            options.dimensions,
+            normalize=options.normalize,
+            dtype=options.dtype,
+            single=item.single,
+        )
+        current_call().tensor_bytes += len(vectors.data)
+        self._metrics.reply_bytes.labels(self._model.name, "vectors").inc(len(vectors.data))
+        embedding = pb.Embedding(
+            vectors=vectors, num_tokens=len(item.tokens), truncated=item.truncated
+        )
+        return pb.EmbedResult(embedding=embedding)
+
+
+def _to_error(error: InvalidRequest) -> pb.EmbedResult:
+    code: int = error.code.value[0]
+    item = pb.ItemError(code=code, message=error.message, reason=error.reason)
+    return pb.EmbedResult(error=item)
+
+
+async def _gather(tasks: Sequence[Coroutine[object, object, Result]]) -> list[Result]:
+    """All results in order; the first failure stops the others and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(task) for task in tasks]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in running]

@@ -1,0 +1,187 @@
+# ruff: noqa: N818 - the names say what happened; the tree below says that they are errors
+"""Everything a request can fail with, each with its gRPC code and the reason told to programs.
+
+    ServiceError
+    ├── InvalidRequest      INVALID_ARGUMENT     INVALID_FIELD       names the field and the limit
+    ├── MalformedRequest    INVALID_ARGUMENT     MALFORMED_MESSAGE
+    ├── ModelNotFound       NOT_FOUND            MODEL_NOT_FOUND
+    ├── NotServed           UNIMPLEMENTED        NOT_SERVED
+    ├── ModelLoading        FAILED_PRECONDITION  MODEL_LOADING
+    ├── ReplyTooLarge       RESOURCE_EXHAUSTED   REPLY_TOO_LARGE
+    ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
+    ├── SlowConsumer        RESOURCE_EXHAUSTED   SLOW_CONSUMER
+    ├── DeadlineExceeded    DEADLINE_EXCEEDED    DEADLINE_EXCEEDED
+    ├── EngineUnavailable   UNAVAILABLE          ENGINE_UNAVAILABLE  before any output
+    ├── Draining            UNAVAILABLE          DRAINING            before any output
+    ├── StreamCut           ABORTED              STREAM_CUT          after output began
+    └── EngineFault         INTERNAL             INTERNAL            fixed text, details in the log
+    EngineStartError                             at start, never an answer to a request
+    ConfigError                                  at start, never an answer to a request
+
+Clients may retry UNAVAILABLE at once and RESOURCE_EXHAUSTED after the pause it names.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+
+Code = grpc.StatusCode
+
+
+class EngineStartError(Exception):
+    """The engine could not start; the message says why."""
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names it."""
+
+
+class ServiceError(Exception):
+    """Base of all errors that are told to the caller, in words meant for the caller."""
+
+    code: ClassVar[grpc.StatusCode] = Code.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def details(self) -> list[Message]:
+        """Messages of google.rpc that go with the status, beside ErrorInfo."""
+        return []
+
+
+class InvalidRequest(ServiceError):
+    """A field breaks a rule; the message names the field and the limit."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.description = message
+
+    def details(self) -> list[Message]:
+        """The field, for programs."""
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=self.field, description=self.description
+        )
+        return [error_details_pb2.BadRequest(field_violations=[violation])]
+
+
+class MalformedRequest(ServiceError):
+    """The bytes are not the message the method takes."""
+
+    code = Code.INVALID_ARGUMENT
+    reason = "MALFORMED_MESSAGE"
+
+    def __init__(self) -> None:
+        super().__init__("the request is not a valid message of this method")
+
+
+class ModelNotFound(ServiceError):
+    """No model of that name is served."""
+
+    code = Code.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class NotServed(ServiceError):
+    """The method or the field is part of the contract but not of this server."""
+
+    code = Code.UNIMPLEMENTED
+    reason = "NOT_SERVED"
+
+
+class ModelLoading(ServiceError):
+    """The model's weights are still being loaded."""
+
+    code = Code.FAILED_PRECONDITION
+    reason = "MODEL_LOADING"
+
+
+class ReplyTooLarge(ServiceError):
+    """The tensors asked for exceed the budget of a reply."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "REPLY_TOO_LARGE"
+
+    def __init__(self, num_bytes: int, limit: int, what: str = "the tensors of the reply") -> None:
+        super().__init__(f"{what} would take {num_bytes} bytes; the limit is {limit}")
+
+
+class QueueFull(ServiceError):
+    """Too much is waiting; nothing of this request was done."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def details(self) -> list[Message]:
+        """When to try again."""
+        delay = Duration()
+        delay.FromMilliseconds(int(self.retry_after_s * 1000))
+        return [error_details_pb2.RetryInfo(retry_delay=delay)]
+
+
+class SlowConsumer(ServiceError):
+    """The caller does not read its stream."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "SLOW_CONSUMER"
+
+    def __init__(self, stalled_s: float) -> None:
+        super().__init__(f"the stream was not read for {stalled_s:g} s")
+
+
+class DeadlineExceeded(ServiceError):
+    """The server's own deadline for calls that bring none."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"not done within {deadline_s:g} s; send a deadline to allow more")
+
+
+class EngineUnavailable(ServiceError):
+    """The engine does not answer now; another replica may."""
+
+    code = Code.UNAVAILABLE
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class Draining(ServiceError):
+    """The server is about to stop and takes no new work."""
+
+    code = Code.UNAVAILABLE
+    reason = "DRAINING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is draining; try another replica")
+
+
+class StreamCut(ServiceError):
+    """The server stopped before the stream ended: go on elsewhere from the last event read."""
+
+    code = Code.ABORTED
+    reason = "STREAM_CUT"
+
+    def __init__(self) -> None:
+        super().__init__("the server stops; go on elsewhere from the last event read")
+
+
+class EngineFault(ServiceError):
+    """Something broke that is not the caller's doing. Its own text is for the log only."""
+
+    code = Code.INTERNAL
+    reason = "INTERNAL"

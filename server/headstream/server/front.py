@@ -1,0 +1,194 @@
+"""The front process: everything put together, from the first port to the last signal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from headstream.server.admin import AdminServer
+from headstream.server.config import Settings
+from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.messages import Loading
+from headstream.server.errors import ConfigError
+from headstream.server.health import Health
+from headstream.server.interceptor import CallInterceptor
+from headstream.server.listener import bind, make_server, service_names
+from headstream.server.liveness import Heartbeat
+from headstream.server.metrics import Metrics
+from headstream.server.models import Models, ServedModel
+from headstream.server.policy import CallPolicy
+
+CUT_SECONDS = 2.0
+"""Before the grace ends: streams still open are told where to go on, instead of being dropped."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the server listens."""
+
+    host: str
+    grpc: int
+    admin: int
+
+    @property
+    def address(self) -> str:
+        """For clients."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.grpc}"
+
+
+class Front:
+    """One server. :func:`serve` runs it to its end; tests may start and stop it themselves."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        make_handle: Callable[..., EngineHandle] = EngineHandle,
+    ) -> None:
+        self._settings = settings
+        self.metrics = Metrics()
+        self.models = Models(
+            [ServedModel(make_handle(config)) for config in settings.engine_configs()]
+        )
+        self.policy = CallPolicy(
+            metrics=self.metrics,
+            unary_deadline=settings.unary_deadline,
+            stream_deadline=settings.stream_deadline,
+            stalled_stream=settings.stalled_stream,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self.health = Health(self.models, service_names())
+        self._heartbeats = [Heartbeat() for _ in self.models]
+        self._admin = AdminServer(
+            self.metrics.registry, alive=lambda: self.alive, ready=lambda: self.health.serving
+        )
+        self._starting: list[ServedModel] = []
+        for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
+            self._listen_to(model, heartbeat)
+
+    def _listen_to(self, model: ServedModel, heartbeat: Heartbeat) -> None:
+        def on_state(state: EngineState) -> None:
+            self.metrics.engine_up.labels(model.name).set(state is EngineState.SERVING)
+            log.info("engine", model=model.name, state=state.value)
+            self.health.update_soon()
+
+        self.metrics.engine_up.labels(model.name).set(0)
+        model.handle.on_state(on_state)
+        model.handle.add_listener(heartbeat.observe)
+        model.handle.add_listener(self.metrics.step_listener(model.name))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process should be left running."""
+        failed = any(model.handle.state is EngineState.FAILED for model in self.models)
+        return not failed and all(heartbeat.alive for heartbeat in self._heartbeats)
+
+    async def listen(self) -> Ports:
+        """Take the ports first, so that a mistake shows before minutes of loading."""
+        settings = self._settings
+        interceptor = CallInterceptor(self.policy)
+        self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
+        await self.health.update()
+        port = bind(self._server, settings)
+        try:
+            admin_port = await self._admin.start(settings.host, settings.admin_port)
+        except OSError as error:
+            raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
+        await self._server.start()
+        return Ports(settings.host, port, admin_port)
+
+    async def load(self, on_progress: Callable[[Loading], None]) -> None:
+        """Start the engines, side by side.
+
+        Raises:
+            EngineStartError: One of them cannot start.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for model in self.models:
+                    group.create_task(self._load_one(model, on_progress))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _load_one(self, model: ServedModel, on_progress: Callable[[Loading], None]) -> None:
+        self._starting.append(model)
+        await model.start(self._settings, on_progress)
+        if model.loaded is not None:
+            self.metrics.set_limits(model.name, model.loaded.limits)
+        await self.health.update()
+
+    async def drain(self) -> None:
+        """Stop gently: leave the load balancer, wait, refuse new calls, let the open ones end."""
+        settings = self._settings
+        self.health.draining = True
+        await self.health.update()
+        log.info("draining", delay=settings.drain_delay, grace=settings.grace)
+        await asyncio.sleep(settings.drain_delay)
+        self.policy.draining = True
+        self.policy.cut_open_calls(only_watchers=True)  # they would outlast any grace
+        cut_after = max(0.0, settings.grace - CUT_SECONDS)
+        timer = asyncio.get_running_loop().call_later(cut_after, self.policy.cut_open_calls)
+        await self._server.stop(settings.grace)
+        timer.cancel()
+
+    async def close(self) -> None:
+        """Stop at once what is still there."""
+        await self._server.stop(None)
+        for model in self._starting:
+            await model.handle.stop()
+        await self._admin.stop()
+
+
+async def serve(
+    settings: Settings,
+    on_progress: Callable[[Loading], None],
+    on_ready: Callable[[Ports], None],
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
+
+    Raises:
+        ConfigError: A port or a TLS file cannot be used.
+        EngineStartError: A model cannot be loaded.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the engines end with their parent
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    front = Front(settings)
+    ports = await front.listen()
+    try:
+        if await _load_or_stop(front, on_progress, stop):
+            on_ready(ports)
+            await stop.wait()
+            await front.drain()
+    finally:
+        await front.close()
+
+
+async def _load_or_stop(
+    front: Front, on_progress: Callable[[Loading], None], stop: asyncio.Event
+) -> bool:
+    """Load; False if a signal came first."""
+    loading = asyncio.create_task(front.load(on_progress))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if loading.done():
+        loading.result()
+        return True
+    loading.cancel()
+    await asyncio.wait({loading})
+    return False

@@ -1,0 +1,182 @@
+"""One call from its arrival to its end: what the interceptor puts around a handler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+import structlog
+
+from headstream.server.call import Call, enter_call
+from headstream.server.context import Context, code_name, remaining, request_id
+from headstream.server.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineFault,
+    EngineUnavailable,
+    ServiceError,
+    SlowConsumer,
+    StreamCut,
+)
+from headstream.server.policy import CallPolicy
+from headstream.server.status import REQUEST_ID_KEY, public_message, to_trailers
+
+Result = TypeVar("Result")
+_OWN_PREFIX = "/headstream."
+
+DEADLINE_SLACK_SECONDS = 0.05
+ABORT_SECONDS = 1.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.calls")
+
+
+class Guard:
+    """Runs one handler and turns whatever happens into a status within the closed table."""
+
+    def __init__(
+        self, policy: CallPolicy, method: str, context: Context, *, streaming: bool
+    ) -> None:
+        self._policy = policy
+        self._context = context
+        self._own = method.startswith(_OWN_PREFIX)  # health and reflection have no deadline
+        self._default = policy.stream_deadline if streaming else policy.unary_deadline
+        self._call = Call(method.removeprefix("/"), request_id(context), streaming)
+        self._task: asyncio.Task[object] | None = None
+        self._cut = False
+        self._metadata_sent = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether the call is to health or reflection."""
+        return not self._own
+
+    def cut(self) -> None:
+        """End the call from outside."""
+        if self._task is not None:
+            self._cut = True
+            self._task.cancel()
+
+    async def send_metadata(self) -> None:
+        """Send the request id, as late as possible: once headers are sent nothing is retried."""
+        if not self._metadata_sent and self._own:
+            self._metadata_sent = True
+            await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._call.request_id),))
+
+    async def write(self, reply: object) -> None:
+        """Send a message of a stream; a caller who does not read is left."""
+        limit = self._policy.stalled_stream
+        timer = asyncio.timeout(limit)
+        try:
+            async with timer:
+                await self.send_metadata()
+                await self._context.write(reply)
+        except TimeoutError:
+            if timer.expired():
+                raise SlowConsumer(limit) from None
+            raise
+        self._call.started_output = True
+
+    async def run(self, body: Callable[[], Awaitable[Result]]) -> Result:
+        """The handler's result, or the status that its error means."""
+        call, policy = self._call, self._policy
+        enter_call(call)
+        self._task = asyncio.current_task()
+        policy.open_calls.add(self)
+        open_calls = policy.metrics.requests_open.labels(call.method)
+        open_calls.inc()
+        code = reason = "OK"
+        try:
+            return await self._bounded(body)
+        except grpc.aio.AbortError:  # health has said its status itself
+            code = reason = code_name(self._context)
+            raise
+        except BaseException as error:  # also of libraries in Rust: their panics are no Exception
+            failure = self._classify(error)
+            if failure is None:
+                code = reason = self._cancel_name()
+                raise
+            code, reason = failure.code.name, failure.reason
+            await self._abort(failure)
+        finally:
+            policy.open_calls.discard(self)
+            open_calls.dec()
+            self._report(code, reason)
+
+    async def _bounded(self, body: Callable[[], Awaitable[Result]]) -> Result:
+        if self._policy.draining and self._own:
+            raise Draining
+        if not self._own or remaining(self._context) is not None:
+            return await body()  # the caller's deadline cancels this task
+        timer = asyncio.timeout(self._default)
+        try:
+            async with timer:
+                return await body()
+        except TimeoutError:
+            if timer.expired():
+                raise DeadlineExceeded(self._default) from None
+            raise
+
+    async def _abort(self, failure: ServiceError) -> NoReturn:
+        request_id = self._call.request_id
+        message, trailers = public_message(failure, request_id), to_trailers(failure, request_id)
+        try:
+            async with asyncio.timeout(ABORT_SECONDS):
+                await self._context.abort(failure.code, message, trailers)
+        except TimeoutError:
+            # The status waits behind what the caller does not read; nobody here waits with it.
+            raise asyncio.CancelledError from None
+
+    def _classify(self, error: BaseException) -> ServiceError | None:
+        """The status of an error; None for a cancellation, which must go on its way."""
+        if isinstance(error, EngineFault):
+            self._log_fault(error)
+            return error
+        if isinstance(error, EngineUnavailable) and self._call.started_output:
+            return StreamCut()
+        if isinstance(error, ServiceError):
+            return error
+        if isinstance(error, GeneratorExit):
+            return None
+        task = self._task
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if not self._cut:
+                return None
+            task.uncancel()
+            return StreamCut() if self._call.started_output else Draining()
+        self._log_fault(error)
+        return EngineFault(str(error))
+
+    def _log_fault(self, error: BaseException) -> None:
+        call = self._call
+        log.error("fault", request_id=call.request_id, method=call.method, exc_info=error)
+
+    def _cancel_name(self) -> str:
+        left = remaining(self._context)
+        # The caller's clock started earlier than ours: its cancellation comes a little too soon.
+        expired = left is not None and left < DEADLINE_SLACK_SECONDS
+        return "DEADLINE_EXCEEDED" if expired else "CANCELLED"
+
+    def _report(self, code: str, reason: str) -> None:
+        call, metrics = self._call, self._policy.metrics
+        seconds = call.elapsed_ns() / 1e9
+        metrics.requests.labels(call.method, code).inc()
+        metrics.request_seconds.labels(call.method).observe(seconds)
+        if call.unfinished_sequences:
+            why = "stop_string" if reason == "OK" else reason.lower()
+            metrics.aborts.labels(call.model, why).inc(call.unfinished_sequences)
+        write = log.info if self._own else log.debug
+        write(
+            "call",
+            request_id=call.request_id,
+            method=call.method,
+            model=call.model,
+            code=code,
+            reason=reason,
+            seconds=round(seconds, 6),
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            tensor_bytes=call.tensor_bytes,
+        )

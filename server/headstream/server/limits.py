@@ -1,0 +1,52 @@
+"""The limits of one model, resolved from the settings and from what its engine can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headstream.server.config import Settings
+from headstream.server.engine.messages import Ready
+
+BYTES_PER_TOKEN = 8
+"""Bytes of text allowed per token of context: real tokens average about four."""
+
+STEP_TOKENS = {"cpu": 512, "cuda": 8192}
+"""Tokens of a step where the settings do not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request to this model may ask for."""
+
+    max_model_len: int
+    d_vocab: int
+    d_model: int
+    n_layers: int
+    max_text_bytes: int
+    max_inputs: int
+    max_new_tokens: int
+    max_top_k: int
+    max_reply_bytes: int
+    max_message_bytes: int
+    max_queued_requests: int
+    max_queued_tokens: int
+
+
+def resolve_limits(settings: Settings, ready: Ready) -> Limits:
+    """The limits, once the engine has told how long a sequence can be."""
+    step = settings.max_num_batched_tokens or STEP_TOKENS[settings.device]
+    longest = ready.max_model_len
+    return Limits(
+        max_model_len=longest,
+        d_vocab=ready.d_vocab,
+        d_model=ready.d_model,
+        n_layers=ready.n_layers,
+        max_text_bytes=settings.max_text_bytes or BYTES_PER_TOKEN * longest,
+        max_inputs=settings.max_inputs,
+        max_new_tokens=min(settings.max_new_tokens, longest - 1),
+        max_top_k=min(settings.max_top_k, ready.d_vocab),
+        max_reply_bytes=settings.max_reply_bytes,
+        max_message_bytes=settings.max_message_bytes,
+        max_queued_requests=settings.max_queued_requests or 4 * settings.max_num_seqs,
+        max_queued_tokens=settings.max_queued_tokens or 4 * max(step, longest),
+    )

@@ -1,0 +1,120 @@
+"""Every metric of the server, named once, in a registry of its own.
+
+Labels take few values: methods of the known services, gRPC codes, and configured model names.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from headstream.server.engine.messages import StepReport
+from headstream.server.limits import Limits
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+TOKENS = tuple(2**power for power in range(15))
+SEQUENCES = tuple(2**power for power in range(9))
+
+UNKNOWN_METHOD = "unknown"
+MODEL = ("model",)
+
+
+class Metrics:
+    """Counters, gauges and histograms. Observing one is all that anybody does with them."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Counter:
+            return Counter(f"headstream_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = MODEL) -> Gauge:
+            return Gauge(f"headstream_{name}", text, labels, registry=registry)
+
+        def histogram(
+            name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = MODEL
+        ) -> Histogram:
+            return Histogram(f"headstream_{name}", text, labels, registry=registry, buckets=buckets)
+
+        # Calls
+        self.requests = counter("requests", "Calls that ended.", ("method", "code"))
+        self.request_seconds = histogram(
+            "request_seconds", "Time from a call's arrival to its end.", SECONDS, ("method",)
+        )
+        self.requests_open = gauge("requests_open", "Calls being served.", ("method",))
+        self.aborts = counter(
+            "aborts", "Sequences left before the engine was done.", ("model", "reason")
+        )
+        self.reply_bytes = counter("reply_bytes", "Bytes of tensors sent.", ("model", "kind"))
+        # Sequences
+        self.input_tokens = counter("input_tokens", "Tokens read.")
+        self.output_tokens = counter("output_tokens", "Tokens generated.")
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "From a call's arrival to its first token.", SECONDS
+        )
+        self.inter_token = histogram(
+            "inter_token_latency_seconds", "Between two tokens of a sequence.", SECONDS
+        )
+        self.queue_seconds = histogram(
+            "queue_seconds", "From submission to the first step.", SECONDS
+        )
+        # Engine
+        self.engine_up = gauge("engine_up", "1 while the engine answers.")
+        self.running = gauge("sequences_running", "Sequences in the engine's batch.")
+        self.queue_depth = gauge("queue_depth", "Sequences waiting in the engine.")
+        self.queue_tokens = gauge("queue_tokens", "Tokens waiting in the engine.")
+        self.kv_used = gauge("kv_blocks_used", "Blocks of key/value memory in use.")
+        self.kv_total = gauge("kv_blocks_total", "Blocks of key/value memory.")
+        self.preemptions = counter("preemptions", "Sequences preempted for memory.")
+        self.step_seconds = histogram("step_seconds", "Duration of a step.", SECONDS)
+        self.step_tokens = histogram("step_tokens", "Tokens of a step (N).", TOKENS)
+        self.step_sequences = histogram("step_sequences", "Sequences of a step (S).", SEQUENCES)
+        # Constants
+        self.limit = gauge("limit", "Configured limits.", ("model", "limit"))
+        Info("headstream_build", "What is running.", registry=registry).info(
+            {"version": _version(), "python": platform.python_version()}
+        )
+
+    def set_limits(self, model: str, limits: Limits) -> None:
+        """Show the limits of a model."""
+        for name in Limits.__slots__:
+            self.limit.labels(model, name).set(getattr(limits, name))
+
+    def step_listener(self, model: str) -> Callable[[StepReport], None]:
+        """A listener for the engine's reports of one model."""
+        return _StepListener(self, model).observe
+
+
+class _StepListener:
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._last_step = 0
+        self._preemptions = 0
+
+    def observe(self, report: StepReport) -> None:
+        stats, metrics, model = report.stats, self._metrics, self._model
+        metrics.running.labels(model).set(stats.running)
+        metrics.queue_depth.labels(model).set(stats.waiting)
+        metrics.queue_tokens.labels(model).set(stats.waiting_tokens)
+        metrics.kv_used.labels(model).set(stats.blocks_used)
+        metrics.kv_total.labels(model).set(stats.blocks_total)
+        # A restarted engine counts from zero again.
+        new = stats.preemptions - self._preemptions
+        metrics.preemptions.labels(model).inc(new if new >= 0 else stats.preemptions)
+        self._preemptions = stats.preemptions
+        if stats.step != self._last_step:  # otherwise a heartbeat
+            self._last_step = stats.step
+            metrics.step_seconds.labels(model).observe(stats.step_ns / 1e9)
+            metrics.step_tokens.labels(model).observe(stats.num_tokens)
+            metrics.step_sequences.labels(model).observe(stats.num_seqs)
+
+
+def _version() -> str:
+    try:
+        return version("headstream")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,110 @@
+"""The served models by name, each with its engine, tokenizer, limits and queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from headstream.server.admission import Admission
+from headstream.server.call import current_call
+from headstream.server.config import Settings
+from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.messages import Loading, Ready
+from headstream.server.errors import (
+    EngineStartError,
+    EngineUnavailable,
+    ModelLoading,
+    ModelNotFound,
+)
+from headstream.server.limits import Limits, resolve_limits
+from headstream.server.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that answers."""
+
+    name: str
+    handle: EngineHandle
+    ready: Ready
+    tokenizer: TextTokenizer
+    limits: Limits
+    queue: Admission
+
+
+class ServedModel:
+    """A configured model, loaded or not yet."""
+
+    def __init__(self, handle: EngineHandle) -> None:
+        self.name = handle.config.name
+        self.handle = handle
+        self.loaded: LoadedModel | None = None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it answers now."""
+        return self.loaded is not None and self.handle.state is EngineState.SERVING
+
+    async def start(self, settings: Settings, on_progress: Callable[[Loading], None]) -> None:
+        """Start the engine, then read the tokenizer that lies beside its weights."""
+        await self.handle.start(on_progress)
+        ready = self.handle.ready
+        if ready is None:
+            raise EngineStartError(f"{self.name}: the engine started without saying what it holds")
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_directory, Path(ready.directory))
+        limits = resolve_limits(settings, ready)
+        self.loaded = LoadedModel(
+            name=self.name,
+            handle=self.handle,
+            ready=ready,
+            tokenizer=tokenizer,
+            limits=limits,
+            queue=Admission(
+                limits.max_queued_requests, limits.max_queued_tokens, settings.retry_after
+            ),
+        )
+
+
+class Models:
+    """All of them; the first answers requests that name none."""
+
+    def __init__(self, models: list[ServedModel]) -> None:
+        self._models = {model.name: model for model in models}
+        self._first = models[0]
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def serving(self) -> bool:
+        """Whether every model answers."""
+        return all(model.serving for model in self)
+
+    def find(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        model = self._models.get(name) if name else self._first
+        if model is None:
+            raise ModelNotFound(f"model: no model of this name is served: {name[:100]!r}")
+        return model
+
+    def get(self, name: str) -> LoadedModel:
+        """The model of that name, ready to answer; notes it as the call's.
+
+        Raises:
+            ModelNotFound: There is none.
+            ModelLoading: Not yet.
+            EngineUnavailable: No more.
+        """
+        model = self.find(name)
+        current_call().model = model.name
+        if model.handle.state is EngineState.FAILED:
+            raise EngineUnavailable("the engine of this model has stopped")
+        if model.loaded is None or not model.serving:
+            raise ModelLoading("the model is being loaded")
+        return model.loaded

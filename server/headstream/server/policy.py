@@ -1,0 +1,45 @@
+"""What holds for every call, and which calls are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+
+from headstream.server.metrics import UNKNOWN_METHOD, Metrics
+
+
+class Cuttable(Protocol):
+    """A call that can be ended from outside."""
+
+    @property
+    def watches(self) -> bool:
+        """Whether it only looks at the server (health, reflection), maybe for ever."""
+        ...
+
+    def cut(self) -> None:
+        """End it."""
+
+
+@dataclass
+class CallPolicy:
+    """What holds for every call, and which calls are open."""
+
+    metrics: Metrics
+    unary_deadline: float
+    stream_deadline: float
+    stalled_stream: float
+    max_message_bytes: int
+    draining: bool = False  # new calls are refused
+    open_calls: set[Cuttable] = field(default_factory=set[Cuttable])
+
+    def count_unknown_method(self) -> None:
+        """Count a call to a method that does not exist, whatever its name."""
+        self.metrics.requests.labels(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name).inc()
+
+    def cut_open_calls(self, *, only_watchers: bool = False) -> None:
+        """End the calls that are still open; the server stops."""
+        for call in list(self.open_calls):
+            if call.watches or not only_watchers:
+                call.cut()

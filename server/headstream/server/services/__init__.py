@@ -1,0 +1,1 @@
+"""The RPC methods: translate, submit, yield."""

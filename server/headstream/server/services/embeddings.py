@@ -1,0 +1,128 @@
+"""EmbeddingsService. EmbedStream is part of the contract and not served here yet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from headstream.model.outputs import Outputs, RowsSpec
+from headstream.server.call import current_call
+from headstream.server.context import Context
+from headstream.server.embedder import Embedder
+from headstream.server.metrics import Metrics
+from headstream.server.models import Models
+from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.wire.budget import check_budget, check_message
+from headstream.server.wire.embed import parse_options
+from headstream.server.wire.fields import check_count, refuse_interventions
+from headstream.server.wire.inputs import TextInput, check_length, parse_input
+from headstream.server.wire.layers import FINAL, resolve_layers
+from headstream.server.wire.model import to_fingerprint
+from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, to_message
+from headstream.server.wire.tokens import to_table
+from headstream.v1 import embeddings_service_pb2 as pb
+from headstream.v1 import embeddings_service_pb2_grpc, types_pb2
+
+
+class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
+    """Contextual and static embeddings."""
+
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self._models = models
+        self._metrics = metrics
+
+    async def Embed(  # noqa: N802 - named by the contract
+        self,
+        request: pb.EmbedRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> pb.EmbedResponse:
+        """One vector per text, or per span of it; all texts at once."""
+        model = self._models.get(request.model)
+        refuse_interventions(request.interventions)
+        check_count("inputs", request.inputs, 1, model.limits.max_inputs)
+        options = parse_options("options", request.options, model.limits)
+        num_vectors = sum(max(1, len(item.spans)) for item in request.inputs)
+        check_message(num_vectors * options.vector_bytes, model.limits, "the vectors of the reply")
+        results = await Embedder(model, self._metrics, options).embed(request.inputs)
+        call = current_call()
+        return pb.EmbedResponse(
+            results=results,
+            usage=call.usage(),
+            timings=call.timings(),
+            fingerprint=to_fingerprint(model.name, model.ready),
+        )
+
+    async def EmbedTokens(  # noqa: N802 - named by the contract
+        self,
+        request: pb.EmbedTokensRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.EmbedTokensResponse]:
+        """The token table, then the rows of each layer as the prompt is read, then an end."""
+        model = self._models.get(request.model)
+        limits = model.limits
+        refuse_interventions(request.interventions)
+        layers = resolve_layers("layers.layers", request.layers.layers or [FINAL], limits.n_layers)
+        dtype = parse_float_dtype("dtype", request.dtype)
+        parsed = parse_input("input", request.input, limits)
+        with model.queue.enter() as tickets:
+            tokens = await tokenize(model, parsed)
+            check_length("input", len(tokens), limits)
+            asked = request.max_reply_bytes if request.HasField("max_reply_bytes") else None
+            num_bytes = len(tokens) * len(layers) * limits.d_model * ITEM_BYTES[dtype]
+            check_budget(num_bytes, limits, asked)
+            model.queue.charge(tickets, [len(tokens)])
+            events = run_sequence(
+                model,
+                self._metrics,
+                tickets[0],
+                tokens.ids,
+                outputs=Outputs(rows=RowsSpec(prompt_layers=layers, dtype=dtype)),
+            )
+            call = current_call()
+            async with aclosing(events):
+                start = pb.EmbedTokensStart(
+                    request_id=call.request_id,
+                    tokens=to_table(tokens),
+                    layers=layers,
+                    dimensions=limits.d_model,
+                    tensor_bytes=num_bytes,
+                    fingerprint=to_fingerprint(model.name, model.ready),
+                )
+                yield pb.EmbedTokensResponse(start=start)
+                async for event in events:
+                    for rows in event.rows:
+                        call.tensor_bytes += len(rows.values.data)
+                        counter = self._metrics.reply_bytes.labels(model.name, "rows")
+                        counter.inc(len(rows.values.data))
+                        for first, part in cut_rows(rows.values):
+                            chunk = pb.EmbedTokensChunk(
+                                layer_index=layers.index(rows.layer),
+                                start=rows.start + first,
+                                rows=to_message(part),
+                            )
+                            yield pb.EmbedTokensResponse(chunk=chunk)
+                end = pb.EmbedTokensEnd(usage=call.usage(), timings=call.timings())
+                yield pb.EmbedTokensResponse(end=end)
+
+    async def LookupEmbeddings(  # noqa: N802 - named by the contract
+        self,
+        request: pb.LookupEmbeddingsRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> pb.LookupEmbeddingsResponse:
+        """Rows of the embedding matrix, without a forward pass."""
+        model = self._models.get(request.model)
+        dtype = parse_float_dtype("dtype", request.dtype)
+        parsed = parse_input("input", request.input, model.limits)
+        if isinstance(parsed, TextInput):
+            parsed = TextInput(parsed.text, skip_special=True)
+        tokens = await tokenize(model, parsed)
+        check_length("input", len(tokens), model.limits)
+        num_bytes = len(tokens) * model.limits.d_model * ITEM_BYTES[dtype]
+        check_message(num_bytes, model.limits, "the rows of the reply")
+        rows = await model.handle.lookup(tokens.ids, dtype)
+        self._metrics.reply_bytes.labels(model.name, "lookups").inc(num_bytes)
+        return pb.LookupEmbeddingsResponse(
+            tokens=types_pb2.TokenIds(ids=tokens.ids),
+            rows=to_message(rows),
+            fingerprint=to_fingerprint(model.name, model.ready),
+        )

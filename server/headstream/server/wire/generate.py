@@ -1,0 +1,111 @@
+"""Generate requests, and the events of a continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headstream.model.outputs import Outputs, RowsSpec, SamplingParams
+from headstream.server.engine.stream import RowsEvent, TokenEvent, WireTensor
+from headstream.server.limits import Limits
+from headstream.server.wire.budget import check_budget, check_message, generate_token_bytes
+from headstream.server.wire.fields import refuse_interventions
+from headstream.server.wire.inputs import ParsedInput, parse_input
+from headstream.server.wire.layers import resolve_layers
+from headstream.server.wire.logits import parse_logits, to_logits
+from headstream.server.wire.sampling import StopRules, parse_sampling, parse_stop
+from headstream.server.wire.tensors import ITEM_BYTES, cut_bytes, parse_float_dtype, to_message
+from headstream.v1 import logits_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """A checked request."""
+
+    prompt: ParsedInput
+    sampling: SamplingParams
+    stop: StopRules
+    outputs: Outputs
+    token_bytes: int  # of tensors, with each generated token
+    max_reply_bytes: int | None  # the caller's own limit
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers whose rows are sent, in the order asked."""
+        return self.outputs.rows.generated_layers
+
+
+def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
+    """The request, if every field keeps its limits."""
+    refuse_interventions(request.interventions)
+    stop = parse_stop("stop", request.stop, limits)
+    logits = parse_logits("logits", request.logits, limits)
+    rows = _parse_rows(request.embeddings, limits)
+    layers = len(rows.generated_layers)
+    rows_bytes = ITEM_BYTES[rows.dtype]
+    check_message(layers * limits.d_model * rows_bytes, limits, "the vectors of one token")
+    call = GenerateCall(
+        prompt=parse_input("prompt", request.prompt, limits),
+        sampling=parse_sampling("sampling", request.sampling, limits),
+        stop=stop,
+        outputs=Outputs(
+            logits=logits,
+            logprob=request.logprob if request.HasField("logprob") else True,
+            rows=rows,
+        ),
+        token_bytes=generate_token_bytes(logits, rows_bytes, layers, limits),
+        max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
+    )
+    if not stop.may_clip:  # otherwise the number of tokens is known only with the prompt
+        check_budget(stop.max_new_tokens * call.token_bytes, limits, call.max_reply_bytes)
+    return call
+
+
+def _parse_rows(message: pb.GeneratedEmbeddings, limits: Limits) -> RowsSpec:
+    layers = resolve_layers("embeddings.layers", message.layers.layers, limits.n_layers)
+    dtype = parse_float_dtype("embeddings.dtype", message.dtype)
+    return RowsSpec(generated_layers=layers, dtype=dtype)
+
+
+def step_events(token: TokenEvent, text: str) -> Iterator[pb.GenerateResponse]:
+    """A step, and the chunks of its logits where they are large."""
+    logits, chunks = to_logits(token)
+    step = pb.GenerateStep(
+        index=token.index, token_id=token.token_id, text=text, logits=logits, chunks=chunks
+    )
+    if token.logprob is not None:
+        step.logprob = token.logprob
+    yield pb.GenerateResponse(step=step)
+    if chunks and token.logits is not None:
+        for offset, data in cut_bytes(token.logits.data):
+            chunk = pb.GenerateChunk(index=token.index, offset=offset, data=data)
+            yield pb.GenerateResponse(chunk=chunk)
+
+
+class TokenVectors:
+    """Gathers the rows of generated positions until a token has all layers asked for."""
+
+    def __init__(self, layers: tuple[int, ...], prompt_len: int) -> None:
+        self._layers = layers
+        self._prompt_len = prompt_len
+        self._rows: dict[int, dict[int, bytes]] = {}
+        self.sent = 0  # tokens whose vectors are complete
+
+    def add(self, event: RowsEvent) -> Iterator[pb.GenerateResponse]:
+        """An event for each token that this completes."""
+        num_rows, d_model = event.values.shape
+        size = len(event.values.data) // max(1, num_rows)
+        for row in range(num_rows):
+            index = event.start + row - self._prompt_len
+            if index < 0:
+                continue
+            rows = self._rows.setdefault(index, {})
+            rows[event.layer] = event.values.data[row * size : (row + 1) * size]
+            if len(rows) < len(self._layers):
+                continue
+            data = b"".join(rows[layer] for layer in self._layers)
+            del self._rows[index]
+            self.sent = index + 1
+            vectors = WireTensor(event.values.dtype, (len(self._layers), d_model), data)
+            embedding = pb.GenerateEmbedding(index=index, vectors=to_message(vectors))
+            yield pb.GenerateResponse(embedding=embedding)

@@ -1,0 +1,112 @@
+"""What a request reads: text or token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headstream.server.errors import InvalidRequest
+from headstream.server.limits import Limits
+from headstream.server.offsets import TokenizedText
+from headstream.server.wire.fields import check_token_ids
+from headstream.v1 import types_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Text, short enough to tokenize."""
+
+    text: str
+    skip_special: bool
+    cut: bool = False  # it was too long and was cut
+
+
+@dataclass(frozen=True, slots=True)
+class IdsInput:
+    """Token ids, all in the vocabulary."""
+
+    ids: tuple[int, ...]
+    cut: bool = False
+
+
+ParsedInput = TextInput | IdsInput
+
+
+def parse_input(
+    field: str,
+    message: types_pb2.Input,
+    limits: Limits,
+    *,
+    truncate: bool = False,
+) -> ParsedInput:
+    """The input, if it is there and not too long to look at.
+
+    The bytes of a text are counted before it is tokenized: tokenizing costs time and memory.
+    """
+    kind = message.WhichOneof("content")
+    if kind is None:
+        raise InvalidRequest(field, "set text or token_ids")
+    if kind == "text":
+        text, cut = check_text(f"{field}.text", message.text, limits, truncate=truncate)
+        return TextInput(text, message.skip_special_tokens, cut)
+    ids = list(message.token_ids.ids)
+    if not ids:
+        raise InvalidRequest(f"{field}.token_ids", "is empty")
+    cut = truncate and len(ids) > limits.max_model_len
+    if cut:
+        ids = ids[: limits.max_model_len]
+    return IdsInput(check_token_ids(f"{field}.token_ids.ids", ids, limits.d_vocab), cut)
+
+
+def check_text(
+    field: str, text: str, limits: Limits, *, truncate: bool = False
+) -> tuple[str, bool]:
+    """The text, and whether it was cut."""
+    if not text:
+        raise InvalidRequest(field, "is empty")
+    limit = limits.max_text_bytes
+    # A code point has at most 4 bytes: most texts need not be encoded to know that they fit.
+    if len(text) * 4 <= limit:
+        return text, False
+    data = text.encode()
+    if len(data) <= limit:
+        return text, False
+    if not truncate:
+        raise InvalidRequest(field, f"has {len(data)} bytes; the limit is {limit}")
+    return data[:limit].decode(errors="ignore"), True
+
+
+def check_length(field: str, num_tokens: int, limits: Limits, *, new_tokens: int = 0) -> None:
+    """Refuse sequences longer than the model's context."""
+    limit = limits.max_model_len
+    if num_tokens == 0:
+        raise InvalidRequest(field, "has no tokens")
+    if num_tokens + new_tokens <= limit:
+        return
+    if new_tokens:
+        what = f"{num_tokens} tokens and {new_tokens} new ones make {num_tokens + new_tokens}"
+        raise InvalidRequest(field, f"{what}; the model takes {limit}")
+    raise InvalidRequest(field, f"has {num_tokens} tokens; the model takes {limit}")
+
+
+def cut_tokens(tokens: TokenizedText, limit: int) -> TokenizedText:
+    """The first tokens, and behind them the special ones that the tokenizer puts at the end."""
+    if len(tokens) <= limit:
+        return tokens
+    tail = len(tokens)
+    while tail > 0 and tokens.special[tail - 1] and _is_empty(tokens.byte_ranges[tail - 1]):
+        tail -= 1
+    suffix = len(tokens) - tail
+    if suffix >= limit:
+        suffix = 0
+    keep = [*range(limit - suffix), *range(len(tokens) - suffix, len(tokens))]
+    return TokenizedText(
+        ids=tuple(tokens.ids[i] for i in keep),
+        surfaces=tuple(tokens.surfaces[i] for i in keep),
+        byte_ranges=tuple(tokens.byte_ranges[i] for i in keep),
+        char_ranges=tuple(tokens.char_ranges[i] for i in keep),
+        special=tuple(tokens.special[i] for i in keep),
+    )
+
+
+def _is_empty(span: tuple[int, int]) -> bool:
+    return span[0] == span[1]

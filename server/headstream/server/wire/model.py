@@ -1,0 +1,72 @@
+"""Models, their fingerprints, and what a request used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from headstream.server.engine.messages import Ready
+from headstream.server.limits import Limits
+from headstream.v1 import model_service_pb2 as pb
+from headstream.v1 import types_pb2
+
+
+def to_fingerprint(name: str, ready: Ready) -> types_pb2.ModelFingerprint:
+    """Which numbers a model gives."""
+    return types_pb2.ModelFingerprint(
+        model=name,
+        weights_sha256=ready.weights_sha256,
+        dtype=ready.dtype,
+        backend=ready.backend,
+        batch_invariant=ready.batch_invariant,
+    )
+
+
+def to_model(
+    name: str,
+    state: pb.ModelState.ValueType,
+    ready: Ready | None,
+    limits: Limits | None,
+    capabilities: Iterable[tuple[str, bool]],
+) -> pb.Model:
+    """A model as it stands; sizes and limits are there once it is loaded."""
+    model = pb.Model(
+        name=name,
+        state=state,
+        capabilities=[
+            pb.Capability(method=method, served=served) for method, served in capabilities
+        ],
+    )
+    if ready is not None:
+        model.fingerprint.CopyFrom(to_fingerprint(name, ready))
+        model.family = ready.family
+        model.architecture = ready.architecture
+        model.eos_token_ids.extend(ready.eos_ids)
+        model.sizes.CopyFrom(_to_sizes(ready))
+    if limits is not None:
+        model.limits.CopyFrom(_to_limits(limits))
+    return model
+
+
+def _to_sizes(ready: Ready) -> pb.ModelSizes:
+    return pb.ModelSizes(
+        layers=ready.n_layers,
+        dimensions=ready.d_model,
+        heads=ready.n_heads,
+        kv_heads=ready.n_kv_heads,
+        head_dimensions=ready.d_head,
+        vocabulary=ready.d_vocab,
+        parameters=ready.parameters,
+    )
+
+
+def _to_limits(limits: Limits) -> pb.Limits:
+    return pb.Limits(
+        max_model_tokens=limits.max_model_len,
+        max_text_bytes=limits.max_text_bytes,
+        max_inputs=limits.max_inputs,
+        max_new_tokens=limits.max_new_tokens,
+        max_top_k=limits.max_top_k,
+        max_reply_bytes=limits.max_reply_bytes,
+        max_queued_requests=limits.max_queued_requests,
+        max_queued_tokens=limits.max_queued_tokens,
+    )

@@ -1,0 +1,93 @@
+"""Tensors on the wire: element types, messages, and rows cut into chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Literal
+
+from headstream.model.outputs import WireDtype
+from headstream.server.engine.stream import WireTensor
+from headstream.server.errors import InvalidRequest
+from headstream.v1 import tensor_pb2
+
+CHUNK_BYTES = 1 << 20
+"""Most bytes of a tensor in one message of a stream, so that a default client takes it."""
+
+VectorDtype = Literal["float32", "bfloat16", "float16", "int8", "binary"]
+
+ITEM_BYTES: dict[WireDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+_TO_PROTO: dict[str, tensor_pb2.DataType.ValueType] = {
+    "float32": tensor_pb2.DATA_TYPE_FLOAT32,
+    "bfloat16": tensor_pb2.DATA_TYPE_BFLOAT16,
+    "float16": tensor_pb2.DATA_TYPE_FLOAT16,
+    "int8": tensor_pb2.DATA_TYPE_INT8,
+    "binary": tensor_pb2.DATA_TYPE_BINARY,
+}
+_FLOATS: dict[int, WireDtype] = {
+    tensor_pb2.DATA_TYPE_UNSPECIFIED: "float32",
+    tensor_pb2.DATA_TYPE_FLOAT32: "float32",
+    tensor_pb2.DATA_TYPE_BFLOAT16: "bfloat16",
+    tensor_pb2.DATA_TYPE_FLOAT16: "float16",
+}
+_VECTORS: dict[int, VectorDtype] = {
+    **_FLOATS,
+    tensor_pb2.DATA_TYPE_INT8: "int8",
+    tensor_pb2.DATA_TYPE_BINARY: "binary",
+}
+
+
+def parse_float_dtype(field: str, value: int) -> WireDtype:
+    """Element type of rows and logits; float32 where none is asked for."""
+    if value not in _FLOATS:
+        raise InvalidRequest(field, "must be FLOAT32, BFLOAT16 or FLOAT16")
+    return _FLOATS[value]
+
+
+def parse_vector_dtype(field: str, value: int) -> VectorDtype:
+    """Element type of pooled vectors; float32 where none is asked for."""
+    if value not in _VECTORS:
+        raise InvalidRequest(field, "must be FLOAT32, BFLOAT16, FLOAT16, INT8 or BINARY")
+    return _VECTORS[value]
+
+
+def vector_bytes(dtype: VectorDtype, dimensions: int) -> int:
+    """Bytes of one vector."""
+    if dtype == "int8":
+        return dimensions
+    if dtype == "binary":
+        return (dimensions + 7) // 8
+    return dimensions * ITEM_BYTES[dtype]
+
+
+def make_tensor(dtype: VectorDtype, shape: tuple[int, ...], data: bytes) -> tensor_pb2.Tensor:
+    """A tensor message."""
+    return tensor_pb2.Tensor(dtype=_TO_PROTO[dtype], shape=shape, data=data)
+
+
+def to_message(tensor: WireTensor) -> tensor_pb2.Tensor:
+    """The message of a tensor from the engine."""
+    return make_tensor(tensor.dtype, tensor.shape, tensor.data)
+
+
+def without_data(tensor: WireTensor) -> tensor_pb2.Tensor:
+    """The same, for a tensor whose bytes come in chunks."""
+    return make_tensor(tensor.dtype, tensor.shape, b"")
+
+
+def cut_bytes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of each chunk."""
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield start, data[start : start + CHUNK_BYTES]
+
+
+def cut_rows(tensor: WireTensor) -> Iterator[tuple[int, WireTensor]]:
+    """Index of the first row and the rows of each chunk: at most 1 MiB, or one row."""
+    num_rows, *rest = tensor.shape
+    row_bytes = prod(rest) * ITEM_BYTES[tensor.dtype]
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for start in range(0, num_rows, step):
+        count = min(step, num_rows - start)
+        data = tensor.data[start * row_bytes : (start + count) * row_bytes]
+        yield start, WireTensor(tensor.dtype, (count, *rest), data)

@@ -1,0 +1,68 @@
+"""Messages of the contract that the tests of the client feed to it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import logits_service_pb2 as logits_pb
+from headstream.v1 import tensor_pb2, types_pb2
+
+Rows: TypeAlias = Sequence[tuple[int, int, Any]]  # layer index, first row, [rows, d]
+
+
+def tensor(values: Any) -> tensor_pb2.Tensor:
+    array = np.asarray(values, dtype="<f4")
+    return tensor_pb2.Tensor(
+        dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=array.shape, data=array.tobytes()
+    )
+
+
+def steps(count: int, first: int = 0) -> Iterator[logits_pb.GenerateResponse]:
+    for index in range(first, first + count):
+        yield logits_pb.GenerateResponse(
+            step=logits_pb.GenerateStep(index=index, token_id=index, text=f" {index}")
+        )
+
+
+START = logits_pb.GenerateResponse(start=logits_pb.GenerateStart(request_id="r1", seed=3))
+END = logits_pb.GenerateResponse(
+    end=logits_pb.GenerateEnd(finish_reason=logits_pb.FINISH_REASON_STOP, stop_string="!")
+)
+
+
+def vectors(*rows: Any) -> embeddings_pb.EmbedResponse:
+    return embeddings_pb.EmbedResponse(
+        results=[
+            embeddings_pb.EmbedResult(embedding=embeddings_pb.Embedding(vectors=tensor(row)))
+            for row in rows
+        ]
+    )
+
+
+def token_events(rows: Rows) -> Iterator[embeddings_pb.EmbedTokensResponse]:
+    table = types_pb2.TokenTable(
+        ids=[1, 2, 3],
+        surfaces=[b"<bos>", b"\xc3", b"\xa9"],
+        byte_starts=[0, 0, 1],
+        byte_ends=[0, 1, 2],
+        char_starts=[0, 0, 0],
+        char_ends=[0, 1, 1],
+        special=[True, False, False],
+    )
+    yield embeddings_pb.EmbedTokensResponse(
+        start=embeddings_pb.EmbedTokensStart(
+            request_id="r2", tokens=table, layers=[0, -1], dimensions=2
+        )
+    )
+    for layer, first, values in rows:
+        yield embeddings_pb.EmbedTokensResponse(
+            chunk=embeddings_pb.EmbedTokensChunk(
+                layer_index=layer, start=first, rows=tensor(values)
+            )
+        )
+
+
+END_TOKENS = embeddings_pb.EmbedTokensResponse(end=embeddings_pb.EmbedTokensEnd())
+ROWS: Rows = [(1, 0, [[7, 8], [9, 10]]), (0, 0, [[1, 2], [3, 4], [5, 6]]), (1, 2, [[11, 12]])]

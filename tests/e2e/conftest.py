@@ -1,0 +1,39 @@
+"""Real servers: one with a tiny random model, one with the embedded real one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from server_process import Server, running_server, save_tiny_model
+
+from headstream.model.loading.source import resolve
+
+CACHE = Path.home() / ".cache" / "headstream"  # the server's default
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random Gemma 3 with a byte-level tokenizer."""
+    return save_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path) -> Generator[str]:
+    """Address of a server with the tiny model."""
+    with running_server(tiny_model) as running:
+        yield running.address
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Directory of the embedded model, converted where it is not yet."""
+    return resolve("gemma-3-270m", CACHE)
+
+
+@pytest.fixture(scope="session")
+def gemma_server(gemma: Path) -> Generator[Server]:
+    """A server with the embedded model in float32."""
+    with running_server(gemma, "--dtype", "float32", "--threads", "2") as running:
+        yield running

@@ -1,0 +1,47 @@
+"""Tiny random checkpoints, made by transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Oracle = Any  # a transformers model; the library's types say no more
+MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
+
+
+@pytest.fixture(autouse=True)
+def _few_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
+    """``make_checkpoint("llama", hidden_size=32, ...) -> directory, transformers model``.
+
+    Every parameter is random, biases and gains included: a swapped or forgotten one must show.
+    """
+
+    def make(model_type: str, **config: Any) -> tuple[Path, Oracle]:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        torch.manual_seed(0)
+        shard_size = config.pop("max_shard_size", "1GB")
+        auto_config: Any = AutoConfig
+        auto_model: Any = AutoModelForCausalLM
+        hf = auto_config.for_model(model_type, attn_implementation="eager", **config)
+        oracle = auto_model.from_config(hf).eval()
+        with torch.no_grad():
+            for parameter in oracle.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        directory = tmp_path / f"{model_type}-{len(list(tmp_path.iterdir()))}"
+        oracle.save_pretrained(directory, max_shard_size=shard_size)
+        return directory, oracle
+
+    return make

@@ -1,0 +1,366 @@
+"""From residual rows to what a client gets, over a tiny unembedding with random weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from headstream.model.batch import RowRequest, RowResult
+from headstream.model.families.base import Model
+from headstream.model.heads import RESCORED, LogitRows, finish_rows
+from headstream.model.kernels.build import KernelUnavailableError
+from headstream.model.kernels.scan_rows import ScanRows, load_native, scan_rows_torch
+from headstream.model.layers.unembedding import Unembedding
+from headstream.model.outputs import LogitsSpec, SamplingParams
+from model_reference import plain_linear
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+D_MODEL = 32
+ROWS = 6
+
+
+class Tiny:
+    """Only the end of a model."""
+
+    def __init__(self, weight: Tensor, softcap: float | None = None) -> None:
+        self.weight = weight
+        self.unembed = Unembedding(weight, softcap, plain_linear)
+        self.rescore = self.unembed.rescore
+        self.softcap = softcap
+
+    def final_norm(self, resid: Tensor) -> Tensor:
+        return resid * 0.5
+
+    def exact(self, resid: Tensor) -> Tensor:
+        logits = self.final_norm(resid).double() @ self.weight.double().T
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
+
+
+@dataclass(frozen=True)
+class Case:
+    model: Tiny
+    resid: Tensor  # [R, d]
+    scan_rows: ScanRows
+
+    def finish(self, *requests: RowRequest) -> list[RowResult]:
+        return finish_rows(
+            cast(Model, self.model), self.resid[: len(requests)], requests, self.scan_rows
+        )
+
+    def one(self, **wants: Any) -> RowResult:
+        return self.finish(want(**wants))[0]
+
+    def rows(self) -> LogitRows:
+        return LogitRows(cast(Model, self.model), self.resid, self.scan_rows)
+
+
+def want(spec: LogitsSpec | None = None, *, logprob: bool = False, **sampling: Any) -> RowRequest:
+    return RowRequest(SamplingParams(**sampling), spec or LogitsSpec(), logprob, 0, [1, 2], [3])
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+    try:
+        return load_native(tmp_path_factory.mktemp("kernels"))
+    except KernelUnavailableError as error:
+        pytest.skip(f"no native kernel here: {error}")
+
+
+@pytest.fixture(params=["native", "torch"])
+def scan_rows(request: pytest.FixtureRequest) -> ScanRows:
+    return scan_rows_torch if request.param == "torch" else request.getfixturevalue("native")
+
+
+@pytest.fixture(params=DTYPES)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return DTYPES[request.param]
+
+
+def make_case(
+    scan_rows: ScanRows,
+    dtype: torch.dtype,
+    *,
+    d_vocab: int = 700,
+    softcap: float | None = None,
+    spread: float = 1.0,
+) -> Case:
+    generator = torch.Generator().manual_seed(d_vocab)
+    weight = (torch.randn(d_vocab, D_MODEL, generator=generator) * spread).to(dtype)
+    resid = (torch.randn(ROWS, D_MODEL, generator=generator) * 2).to(dtype)
+    return Case(Tiny(weight, softcap), resid, scan_rows)
+
+
+@pytest.fixture(params=[None, 10.0], ids=["", "softcap"])
+def case(request: pytest.FixtureRequest, scan_rows: ScanRows, dtype: torch.dtype) -> Case:
+    return make_case(scan_rows, dtype, softcap=request.param)
+
+
+FULL = LogitsSpec("full")
+
+
+# --- The row ---
+
+
+def test_full_row_is_the_exact_product(case: Case) -> None:
+    for result, exact in zip(
+        case.finish(*[want(FULL)] * ROWS), case.model.exact(case.resid), strict=True
+    ):
+        assert result.values is not None
+        assert result.values.dtype == torch.float32
+        assert result.values.shape == exact.shape
+        assert result.value_ids == ()
+        # The cap is taken of rounded numbers and rounded itself, but for the leading ones.
+        rough = 1e-5 if case.resid.dtype == torch.float32 else 2**-7
+        atol = rough * (10 if case.model.softcap else 1)
+        torch.testing.assert_close(result.values.double(), exact, atol=atol, rtol=rough)
+
+
+def test_leading_values_of_bfloat16_are_those_of_float32(scan_rows: ScanRows) -> None:
+    case = make_case(scan_rows, torch.bfloat16)
+    rows = case.rows()
+    exact = case.model.exact(case.resid)
+    rounded = case.model.unembed(case.model.final_norm(case.resid))
+    for r in range(ROWS):
+        leading = rounded[r].float().sort(descending=True, stable=True).indices[:RESCORED]
+        row = rows.row(r).double()
+        torch.testing.assert_close(row[leading], exact[r][leading], atol=1e-5, rtol=1e-6)
+        others = torch.ones(len(row), dtype=torch.bool).index_fill(0, leading, value=False)
+        assert torch.equal(row[others], rounded[r].double()[others])
+        # Exact values have more digits than bfloat16 holds.
+        assert (row[leading].float().bfloat16().double() != row[leading]).float().mean() > 0.9
+
+
+def test_the_choice_of_bfloat16_is_the_exact_one(scan_rows: ScanRows) -> None:
+    """Where rounding alone would take another token."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(4000, D_MODEL, generator=generator).bfloat16()
+    resid = torch.randn(300, D_MODEL, generator=generator).bfloat16()
+    model = Tiny(weight)
+    results = finish_rows(cast(Model, model), resid, (want(),) * 300, scan_rows)
+    exact = model.exact(resid).argmax(1).tolist()
+    assert [result.token_id for result in results] == exact
+    assert model.unembed(model.final_norm(resid)).argmax(1).tolist() != exact
+
+
+def test_rows_do_not_depend_on_their_neighbours(case: Case) -> None:
+    together = case.finish(*[want(FULL, logprob=True)] * ROWS)
+    # What the linear does to a batch is tested in test_linear; here the same product is used.
+    logits = case.model.unembed(case.model.final_norm(case.resid))
+    for r in range(ROWS):
+        single = Case(case.model, case.resid[r : r + 1], case.scan_rows)
+        single.model.unembed, unembed = (lambda _, r=r: logits[r : r + 1]), single.model.unembed
+        [alone] = single.finish(want(FULL, logprob=True))
+        single.model.unembed = unembed
+        assert alone.values is not None
+        assert together[r].values is not None
+        assert torch.equal(alone.values, together[r].values)
+        assert (alone.token_id, alone.logprob) == (together[r].token_id, together[r].logprob)
+
+
+# --- What a request may want ---
+
+
+def test_nothing_but_a_token(case: Case) -> None:
+    result = case.one()
+    assert (result.logprob, result.values, result.value_ids) == (None, None, ())
+    assert isinstance(result.token_id, int)
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.9}, {"logit_bias": {5: 100.0}}])
+@pytest.mark.parametrize("top_k", [1, 2, RESCORED, RESCORED + 1, 300])
+def test_top(top_k: int, sampling: dict[str, Any], logprobs: bool, case: Case) -> None:
+    """Also beyond the rescored ones, and the same whatever else the request wants."""
+    requests = (
+        want(LogitsSpec("top", top_k=top_k, logprobs=logprobs), **sampling),
+        want(LogitsSpec("full", logprobs=logprobs)),
+    )
+    both = Case(case.model, case.resid[:1].expand(2, -1), case.scan_rows)
+    top, full = both.finish(*requests)
+    assert top.values is not None
+    assert full.values is not None
+    ids = torch.tensor(top.value_ids)
+    assert len(ids.unique()) == top_k
+    assert torch.equal(top.values, full.values[ids])
+    assert torch.equal(top.values, full.values.sort(descending=True).values[:top_k])
+    if not sampling:
+        assert top.value_ids[0] == top.token_id
+
+
+def test_top_of_a_small_vocabulary(scan_rows: ScanRows, dtype: torch.dtype) -> None:
+    """The server refuses it; the model gives what there is."""
+    for top_k in (13, 20, 100):
+        for temperature in (0.0, 1.0):
+            case = make_case(scan_rows, dtype, d_vocab=13)
+            result = case.one(spec=LogitsSpec("top", top_k=top_k), temperature=temperature)
+            assert sorted(result.value_ids) == list(range(13))
+
+
+def test_chosen_in_the_order_asked_for(case: Case) -> None:
+    ids = (699, 0, 42, 42)
+    twice = Case(case.model, case.resid[:1].expand(2, -1), case.scan_rows)
+    chosen, full = twice.finish(want(LogitsSpec("chosen", token_ids=ids)), want(FULL))
+    assert chosen.values is not None
+    assert full.values is not None
+    assert chosen.value_ids == ()
+    assert torch.equal(chosen.values, full.values[list(ids)])
+
+
+def test_logprobs_are_a_distribution(case: Case) -> None:
+    raw, normed = (
+        Case(case.model, case.resid[:1], case.scan_rows).one(
+            spec=LogitsSpec("full", logprobs=logprobs)
+        )
+        for logprobs in (False, True)
+    )
+    assert raw.values is not None
+    assert normed.values is not None
+    torch.testing.assert_close(
+        normed.values.double(), raw.values.double().log_softmax(0), atol=2e-5, rtol=0
+    )
+    assert float(normed.values.double().exp().sum()) == pytest.approx(1, abs=2e-5)
+
+
+@pytest.mark.parametrize("wire", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["full", "top", "chosen"])
+def test_wire_dtypes(mode: Any, wire: Any, case: Case) -> None:
+    def values(dtype: Any) -> Tensor:
+        spec = LogitsSpec(mode, top_k=9, token_ids=(4, 5), dtype=dtype)
+        result = case.one(spec=spec).values
+        assert result is not None
+        assert len(result) == spec.row_values(700)
+        return result
+
+    expected = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    assert values(wire).dtype == expected[wire]
+    assert values(wire).is_contiguous()
+    assert torch.equal(values(wire), values("float32").to(expected[wire]))
+
+
+# --- Agreement ---
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 0.7}, {"logit_bias": {11: 50.0}}, {"repetition_penalty": 1.5}],
+)
+@pytest.mark.parametrize("mode", ["none", "top", "full"])
+def test_logprob_is_that_of_the_token_in_the_raw_row(
+    mode: Any, sampling: dict[str, Any], case: Case
+) -> None:
+    """Penalties and bias choose the token; the numbers are the model's own."""
+    requests = [want(LogitsSpec(mode, top_k=5), logprob=True, **sampling)] * ROWS
+    for result, full in zip(case.finish(*requests), case.finish(*[want(FULL)] * ROWS), strict=True):
+        assert full.values is not None
+        assert result.logprob is not None
+        expected = float(full.values.double().log_softmax(0)[result.token_id])
+        assert result.logprob == pytest.approx(expected, abs=2e-5)
+        assert result.logprob <= 0.0
+        if "logit_bias" in sampling:
+            assert result.token_id == 11
+
+
+def test_greedy_is_the_largest_of_the_row_whatever_is_asked_beside(case: Case) -> None:
+    specs = [
+        LogitsSpec(),
+        FULL,
+        LogitsSpec("top", top_k=3),
+        LogitsSpec("top", top_k=200),
+        LogitsSpec("chosen", token_ids=(1,)),
+    ]
+    rows = case.rows()
+    for spec in specs:
+        for logprob in (False, True):
+            for r, result in enumerate(case.finish(*[want(spec, logprob=logprob)] * ROWS)):
+                assert result.token_id == int(rows.row(r).argmax())
+
+
+@pytest.mark.parametrize("spec", [LogitsSpec(), FULL, LogitsSpec("top", top_k=4)])
+def test_exact_ties_go_to_the_lowest_id(
+    spec: LogitsSpec, scan_rows: ScanRows, dtype: torch.dtype
+) -> None:
+    case = make_case(scan_rows, dtype)
+    top = int(case.model.exact(case.resid)[0].argmax())
+    case.model.weight[[690, 2, 300]] = case.model.weight[top].clone()
+    tied = sorted({690, 2, 300, top})
+    result = case.one(spec=spec, logprob=True)
+    assert result.token_id == 2
+    if spec.mode == "top":
+        assert list(result.value_ids) == tied
+    cold = case.one(spec=spec, temperature=1e-9)
+    assert cold.token_id in tied
+    assert cold.value_ids == result.value_ids  # also where the token is drawn
+
+
+def test_all_logits_equal(scan_rows: ScanRows, dtype: torch.dtype) -> None:
+    case = make_case(scan_rows, dtype, spread=0.0)
+    result = case.one(spec=LogitsSpec("top", top_k=3), logprob=True)
+    assert result.token_id == 0
+    assert result.value_ids == (0, 1, 2)
+    assert result.logprob == pytest.approx(-math.log(700), abs=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 100])
+def test_rows_flatter_than_bfloat16_are_one_row_too(top_k: int, scan_rows: ScanRows) -> None:
+    """More entries tie at the top in bfloat16 than are rescored.
+
+    Those that are not keep their rounded value, which may lie above all exact ones: then the
+    largest is among them, in the choice and in the top as in the full row.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.zeros(500, D_MODEL)
+    weight[:, 0] = 1
+    weight[:, 1] = torch.randint(-3, 4, (500,), generator=generator) * 2**-7
+    resid = torch.zeros(1, D_MODEL)
+    resid[0, :2] = torch.tensor([2.015625, 0.25]) * 2
+    case = Case(Tiny(weight.bfloat16()), resid.bfloat16(), scan_rows)
+    rounded = case.model.unembed(case.model.final_norm(case.resid))[0]
+    assert (rounded == rounded.max()).sum() > RESCORED
+    for wants in (want(FULL), want(), want(LogitsSpec("top", top_k=top_k), logprob=True)):
+        [result] = case.finish(wants)
+        row = case.rows().row(0)
+        assert result.token_id == int(row.argmax())
+        if wants.logits.mode == "top":
+            assert result.values is not None
+            assert torch.equal(result.values, row.sort(descending=True).values[:top_k])
+
+
+def test_values_do_not_hold_on_to_the_whole_step(case: Case) -> None:
+    """A stream keeps a row; it must not keep the rows of everybody else with it."""
+    result = case.finish(*[want(FULL)] * ROWS)[2]
+    assert result.values is not None
+    assert result.values.untyped_storage().nbytes() == result.values.nbytes
+    [top] = case.finish(want(LogitsSpec("top", top_k=2)))
+    assert top.values is not None
+    assert top.values.untyped_storage().nbytes() <= RESCORED * ROWS * 4
+
+
+# --- Broken weights ---
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0}, {"temperature": 1.0, "min_p": 0.1}])
+@pytest.mark.parametrize("spec", [LogitsSpec(), FULL, LogitsSpec("top", top_k=100)])
+def test_rows_that_are_no_numbers(spec: LogitsSpec, sampling: dict[str, Any], case: Case) -> None:
+    """One row of NaN gives some token of the vocabulary, a NaN logprob, and harms nobody else."""
+    requests = [want(spec, logprob=True, **sampling)] * ROWS
+    before = case.finish(*requests)
+    case.resid[0] = math.nan
+    after = case.finish(*requests)
+    assert 0 <= after[0].token_id < 700
+    assert after[0].logprob is not None
+    assert math.isnan(after[0].logprob)
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert (old.token_id, old.logprob) == (new.token_id, new.logprob)
+
+
+def test_a_single_bad_weight(case: Case) -> None:
+    case.model.weight[77] = math.nan
+    for result in case.finish(*[want(FULL, logprob=True)] * ROWS):
+        assert 0 <= result.token_id < 700
+        assert result.logprob is not None
+        assert math.isnan(result.logprob)

@@ -1,0 +1,167 @@
+"""The front's end of a real engine: child process and thread, crashes, pauses, failed starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from headstream.model.outputs import LogitsSpec, Outputs
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.messages import Loading
+from headstream.server.engine.stream import Event
+from headstream.server.errors import EngineStartError, EngineUnavailable
+
+PROMPT = [3, 14, 15, 92, 65]
+
+
+def _config(directory: Path, cache_dir: Path, **changes: object) -> EngineConfig:
+    settings: dict[str, object] = {
+        "name": "tiny",
+        "source": str(directory),
+        "cache_dir": str(cache_dir),
+        "dtype": "float32",
+        "num_threads": 1,
+        "kv_cache_bytes": 4 << 20,
+        **changes,
+    }
+    return EngineConfig(**settings)
+
+
+@pytest.fixture
+async def engine(tiny_gemma: Path, cache_dir: Path) -> AsyncIterator[EngineHandle]:
+    """An engine in a child process."""
+    handle = EngineHandle(_config(tiny_gemma, cache_dir))
+    await handle.start()
+    yield handle
+    await handle.stop()
+
+
+async def _tokens(engine: EngineHandle, new: int = 6) -> list[int]:
+    async with engine.submit(PROMPT, max_new_tokens=new) as stream:
+        return [event.token.token_id async for event in stream if event.token]
+
+
+async def test_process_and_thread_give_the_same(
+    engine: EngineHandle, tiny_gemma: Path, cache_dir: Path
+) -> None:
+    """One protocol, two ways to run it."""
+    local = EngineHandle(_config(tiny_gemma, cache_dir), in_process=True)
+    seen: list[Loading] = []
+    await local.start(seen.append)
+    try:
+        assert await _tokens(local) == await _tokens(engine)
+        assert local.ready == engine.ready
+        assert {loading.stage for loading in seen} >= {"weights"}
+        rows = await local.lookup([5, 6], "float32")
+        assert rows.shape == (2, 64)
+        assert np.frombuffer(rows.data, np.float32).any()
+    finally:
+        await local.stop()
+
+
+async def test_leaving_a_stream_frees_the_sequence(engine: EngineHandle) -> None:
+    """Abort by leaving: blocks and queue are empty soon after."""
+    async with engine.submit(PROMPT, max_new_tokens=500) as stream:
+        async for _ in stream:
+            break
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+        if engine.stats and engine.stats.running == 0 and engine.stats.blocks_used == 0:
+            return
+    raise AssertionError(f"still held: {engine.stats}")
+
+
+async def test_unread_stream_is_paused_and_resumed(engine: EngineHandle) -> None:
+    """Beyond the credit the engine stops; reading starts it again; nothing is lost."""
+    outputs = Outputs(logits=LogitsSpec("full"))  # 844 bytes a token
+    async with engine.submit(PROMPT, max_new_tokens=60, outputs=outputs) as stream:
+        stream._credit_bytes = 4000
+        await asyncio.sleep(0.5)
+        assert engine.stats is not None
+        assert engine.stats.running == 1
+        waiting = len(stream._events)
+        assert 4 < waiting < 20, "neither starved nor unbounded"
+        events: list[Event] = [event async for event in stream]
+    assert [event.token.index for event in events if event.token] == list(range(60))
+
+
+async def test_killed_engine_fails_streams_at_once(engine: EngineHandle) -> None:
+    """kill -9: every reader hears of it, the state tells, later submits are refused."""
+    states: list[EngineState] = []
+    engine.on_state(states.append)
+    children = [p for p in psutil.Process().children() if "engine.loop" in " ".join(p.cmdline())]
+    assert len(children) == 1
+    async with engine.submit(PROMPT, max_new_tokens=1000) as stream:
+        iterator = aiter(stream)
+        await anext(iterator)
+        os.kill(children[0].pid, signal.SIGKILL)
+        begin = time.monotonic()
+        with pytest.raises(EngineUnavailable):
+            while True:
+                await anext(iterator)
+    assert time.monotonic() - begin < 2
+    assert states == [EngineState.FAILED]
+    with pytest.raises(EngineUnavailable):
+        engine.submit(PROMPT)
+
+
+async def test_start_fails_with_the_reason(tmp_path: Path, cache_dir: Path) -> None:
+    """A directory without weights: one clear error, no process left."""
+    handle = EngineHandle(_config(tmp_path, cache_dir))
+    with pytest.raises(EngineStartError, match="config.json"):
+        await handle.start()
+    assert handle.state is EngineState.FAILED
+    await handle.stop()
+
+
+async def test_budget_too_small_is_refused_at_start(tiny_gemma: Path, cache_dir: Path) -> None:
+    """Settings that could starve prompts never serve."""
+    handle = EngineHandle(_config(tiny_gemma, cache_dir, max_num_batched_tokens=100))
+    with pytest.raises(EngineStartError, match="max_num_batched_tokens"):
+        await handle.start()
+    await handle.stop()
+
+
+def test_engine_dies_with_its_parent(tiny_gemma: Path, cache_dir: Path) -> None:
+    """kill -9 of the front leaves no engine behind."""
+    code = f"""
+import asyncio, sys
+from pathlib import Path
+import msgspec
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.handle import EngineHandle
+async def main():
+    handle = EngineHandle(msgspec.convert({msgspec_dict(tiny_gemma, cache_dir)!r}, EngineConfig))
+    await handle.start()
+    print("ready", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as front:
+        assert front.stdout is not None
+        assert front.stdout.readline() == "ready\n"
+        engines = psutil.Process(front.pid).children()
+        assert len(engines) == 1
+        front.kill()
+        _, alive = psutil.wait_procs(engines, timeout=10)
+    assert not alive
+
+
+def msgspec_dict(directory: Path, cache_dir: Path) -> dict[str, object]:
+    """The settings as plain values, for a child's source text."""
+    import msgspec
+
+    result: dict[str, object] = msgspec.to_builtins(_config(directory, cache_dir))
+    return result

@@ -1,0 +1,184 @@
+"""The commands: what they print, how they fail, and how quick they are to start."""
+
+import json
+import subprocess
+import sys
+
+import grpc
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from client_messages import END, END_TOKENS, ROWS, START, tensor, token_events, vectors
+from headstream.server.cli.app import app
+from headstream.v1 import logits_service_pb2 as logits_pb
+from headstream.v1 import model_service_pb2 as model_pb
+from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
+from scripted_server import Script, scripted_server
+
+
+@pytest.fixture
+def script():
+    script = Script()
+    with scripted_server(script) as server:
+        server.start()
+        yield script
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def modules_after(code):
+    probe = f"import sys\n{code}\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_help_loads_no_heavy_library():
+    heavy = {"torch", "transformers", "grpc", "numpy", "pydantic", "google.protobuf"}
+    assert not heavy & modules_after("import headstream.server.cli")
+
+
+def test_the_front_of_serve_loads_no_torch():
+    code = "import headstream.server.front, headstream.server.cli.watch"
+    assert "torch" not in modules_after(code)
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "headstream.server.cli", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert all(name in done.stdout for name in ("serve", "generate", "embed", "models", "demo"))
+
+
+def with_logits(script):
+    row = logits_pb.Logits(values=tensor(np.log([0.5, 0.25])), token_ids=[7, 8])
+    steps = [
+        logits_pb.GenerateStep(index=0, token_id=7, text=" a", logprob=np.log(0.5), logits=row),
+        logits_pb.GenerateStep(index=1, token_id=9, text=" c", logprob=np.log(0.1), logits=row),
+    ]
+    events = [logits_pb.GenerateResponse(step=step) for step in steps]
+    script.generate = lambda request, context: iter([START, *events, END])
+    script.detokenize = lambda request, context: tokenizer_pb.DetokenizeResponse(
+        text={7: " a", 8: " b", 9: " c"}[request.ids[0]]
+    )
+
+
+def test_generate_writes_nothing_but_the_text_where_there_is_no_terminal(script):
+    with_logits(script)
+    script.generate = without_logits(script.generate)
+    result = run("generate", "So", "-a", script.address, "-n", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == " a c\n"
+    assert "ended by stop" in result.stderr
+    assert script.requests[0].stop.max_new_tokens == 2
+
+
+def without_logits(handler):
+    def stripped(request, context):
+        for event in handler(request, context):
+            if event.HasField("step"):
+                event.step.ClearField("logits")
+            yield event
+
+    return stripped
+
+
+def test_generate_shows_the_likeliest_tokens_and_the_one_drawn_from_below_them(script):
+    with_logits(script)
+    result = run("generate", "So", "-a", script.address, "--logits", "2")
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["0", ">", '"', 'a"', "█" * 14, "50.0%"] in lines
+    assert ['"', 'b"', "█" * 7, "25.0%"] in lines
+    assert any(line[:1] == [">"] and line[-1] == "10.0%" for line in lines)
+    assert ["So", "a", "c"] in lines
+
+
+def test_generate_writes_json_lines(script):
+    with_logits(script)
+    result = run("generate", "So", "-a", script.address, "--logits", "2", "--json")
+    first, second, whole = (json.loads(line) for line in result.stdout.splitlines())
+    assert (first["token_id"], first["text"]) == (7, " a")
+    assert [item["text"] for item in first["top"]] == [" a", " b"]
+    assert second["top"][-1] == {
+        "token_id": 9,
+        "text": " c",
+        "probability": pytest.approx(0.1),
+    }
+    assert (whole["text"], whole["finish_reason"]) == (" a c", "stop")
+
+
+def test_embed_writes_an_array_and_shows_cosines(script, tmp_path):
+    script.embed = lambda request, context: vectors([1, 0], [1, 1])
+    path = tmp_path / "vectors.npy"
+    result = run("embed", "a", "b", "-a", script.address, "-o", str(path))
+    assert result.exit_code == 0, result.output
+    assert "0.7071" in result.stdout
+    assert np.load(path).tolist() == [[1, 0], [1, 1]]
+
+
+def test_embed_writes_json_lines_of_texts_and_tokens(script):
+    script.embed = lambda request, context: vectors([1, 0])
+    texts = run("embed", "a", "-a", script.address, "--json")
+    assert json.loads(texts.stdout) == {"text": "a", "vector": [1, 0]}
+    script.embed_tokens = lambda request, context: iter([*token_events(ROWS), END_TOKENS])
+    tokens = run("embed", "é", "-a", script.address, "--tokens", "--layer", "0", "--json")
+    first = json.loads(tokens.stdout.splitlines()[0])
+    assert first == {
+        "token": "<bos>",
+        "token_id": 1,
+        "offsets": [0, 0],
+        "vectors": [[1, 2], [7, 8]],
+    }
+
+
+def test_embed_shows_tokens(script):
+    script.embed_tokens = lambda request, context: iter([*token_events(ROWS), END_TOKENS])
+    result = run("embed", "é", "-a", script.address, "--tokens")
+    assert "<bos>" in result.stdout
+    assert list(script.requests[0].layers.layers) == [-1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--tokens", "a", "b"), ("a", "--layer", "0", "--layer", "1")]
+)
+def test_embed_refuses_what_does_not_go_together(arguments):
+    assert run("embed", *arguments).exit_code == 2
+
+
+def test_models_as_a_table_and_as_json(script):
+    reply = model_pb.ListModelsResponse(models=[model_pb.Model(name="tiny")])
+    script.list_models = lambda request, context: reply
+    assert "tiny" in run("models", "-a", script.address).stdout
+    (line,) = run("models", "-a", script.address, "--json").stdout.splitlines()
+    assert json.loads(line)["name"] == "tiny"
+
+
+def test_an_error_of_the_server_is_one_line_and_exit_code_1(script):
+    def refuse(request, context):
+        context.abort(grpc.StatusCode.NOT_FOUND, "no such model")
+
+    script.embed = refuse
+    result = run("embed", "a", "-a", script.address)
+    assert result.exit_code == 1
+    assert result.stderr == "error: NOT_FOUND: no such model\n"
+
+
+def test_a_wrong_setting_of_serve_is_named_with_exit_code_2():
+    result = run("serve", "--port", "0", "--host", "0.0.0.0")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: host: 0.0.0.0 can be reached by other machines")
+
+
+def test_the_flags_of_serve_are_the_settings():
+    result = run("serve", "--help")
+    assert result.exit_code == 0
+    assert "--max-num-batched-tokens" in result.stdout
+    assert "--config FILE" in result.stdout
+
+
+def test_the_demo_says_why_its_server_could_not_start(tmp_path):
+    result = run("demo", "--model", str(tmp_path / "missing.gguf"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headstream.server.config import Settings, is_loopback
+from headstream.server.config_sources import load_settings
+from headstream.server.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HEADSTREAM_PORT", raising=False)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.admin_port) == ("127.0.0.1", 50051, 9090)
+    [config] = settings.engine_configs()
+    assert config.name == config.source == settings.models[0]
+
+
+def test_flag_over_variable_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "headstream.yaml"
+    path.write_text("port: 1\nadmin_port: 2\nmax_inputs: 3\n")
+    monkeypatch.setenv("HEADSTREAM_PORT", "10")
+    monkeypatch.setenv("HEADSTREAM_ADMIN_PORT", "20")
+    settings = load_settings(["--port", "100"], path)
+    assert (settings.port, settings.admin_port, settings.max_inputs) == (100, 20, 3)
+    assert load_settings([], path, port=1000).port == 1000
+
+
+def test_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(["--models", "b", "--models", "c=/d"])
+    assert settings.named_sources() == [("b", "b"), ("c", "/d")]
+    assert [config.name for config in settings.engine_configs()] == ["b", "c"]
+    monkeypatch.setenv("HEADSTREAM_MODELS", "b,c=/d")
+    assert load_settings().models == settings.models
+
+
+def test_engines_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
+
+    def threads(*flags: str) -> list[int | None]:
+        return [config.num_threads for config in load_settings(flags).engine_configs()]
+
+    assert threads("--models", "a") == [None]
+    assert threads("--models", "a", "--models", "b") == [2, 2]
+    assert threads("--models", "a", "--models", "b", "--threads", "4") == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("org/model", "model"), ("/a/b.gguf", "b"), ("dir/", "dir"), ("x=y", "x")],
+)
+def test_names(source: str, name: str) -> None:
+    assert Settings(models=(source,)).named_sources()[0][0] == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "65536"], "port: "),
+        (["--max-inputs", "0"], "max_inputs: "),
+        (["--unary-deadline", "0"], "unary_deadline: "),
+        (["--unary-deadline", "inf"], "unary_deadline: "),
+        (["--host", "0.0.0.0"], "insecure"),
+        (["--models", "a", "--models", "b=a,a"], "used twice"),
+        (["--models", "=x"], "models: "),
+        (["--models", "x="], "models: "),
+        (["--tls-cert", "x"], "tls_cert and tls_key"),
+        (["--tls-client-ca", "x"], "tls_client_ca"),
+        (["--max-message-bytes", "2097151"], "max_message_bytes: "),
+    ],
+)
+def test_mistakes_are_named(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_settings(flags)
+
+
+def test_an_open_address_needs_consent() -> None:
+    assert load_settings(["--host", "0.0.0.0", "--insecure"]).host == "0.0.0.0"
+    load_settings(["--host", "0.0.0.0", "--tls-cert", "c", "--tls-key", "k"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("ports: 1", "ports: "), ("- 1", "not a mapping"), ("a: [", "cannot be read")],
+)
+def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "headstream.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(config_file=path)
+
+
+def test_an_empty_file_is_fine_and_a_missing_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "headstream.yaml"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(config_file=path)
+    path.write_text("")
+    load_settings(config_file=path)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("localhost", True), ("127.0.0.2", True), ("::1", True), ("0.0.0.0", False), ("a.b", False)],
+)
+def test_loopback(host: str, local: bool) -> None:
+    assert is_loopback(host) is local
+
+
+def test_every_setting_is_explained() -> None:
+    assert all(field.description for field in Settings.model_fields.values())

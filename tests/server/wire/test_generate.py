@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import front_values
+from headstream.server.errors import InvalidRequest, NotServed, ReplyTooLarge
+from headstream.server.wire.generate import parse_generate
+from headstream.v1 import logits_service_pb2 as pb
+from headstream.v1 import types_pb2
+
+LIMITS = front_values.make_limits(
+    d_vocab=400, max_text_bytes=20, max_new_tokens=10, max_top_k=5, max_reply_bytes=20_000
+)
+V, D = LIMITS.d_vocab, LIMITS.d_model
+FULL = pb.LOGITS_MODE_FULL
+
+
+def generate(**fields: Any) -> Any:
+    fields.setdefault("prompt", types_pb2.Input(text="hi"))
+    return parse_generate(pb.GenerateRequest(**fields), LIMITS)
+
+
+def sampling(**fields: Any) -> Any:
+    return generate(sampling=pb.SamplingParams(**fields))
+
+
+def test_a_prompt_must_be_there() -> None:
+    with pytest.raises(InvalidRequest, match="prompt: set text or token_ids"):
+        parse_generate(pb.GenerateRequest(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: sampling(n=2),
+        lambda: generate(interventions=[types_pb2.Intervention(site="z")]),
+    ],
+    ids=["sampling.n", "interventions"],
+)
+def test_what_is_not_served_says_so(refused: Callable[[], Any]) -> None:
+    sampling(n=1)
+    with pytest.raises(NotServed, match=r"sampling\.n|interventions"):
+        refused()
+
+
+def test_the_reply_budget_counts_every_tensor() -> None:
+    row = V * 4
+    call = generate(
+        stop=pb.StopConditions(max_new_tokens=10),
+        logits=pb.LogitsOptions(mode=FULL),
+        embeddings=pb.GeneratedEmbeddings(layers=types_pb2.LayerSelection(layers=[0, -1])),
+    )
+    assert call.token_bytes == row + 2 * D * 4
+
+    def asked(max_reply_bytes: int) -> Any:
+        return generate(
+            stop=pb.StopConditions(max_new_tokens=2),
+            logits=pb.LogitsOptions(mode=FULL),
+            max_reply_bytes=max_reply_bytes,
+        )
+
+    asked(2 * row)
+    with pytest.raises(ReplyTooLarge, match=f"{2 * row} bytes; the limit is {2 * row - 1}"):
+        asked(2 * row - 1)
+    with pytest.raises(ReplyTooLarge, match="limit is 20000"):
+        parse_generate(
+            pb.GenerateRequest(
+                prompt=types_pb2.Input(text="hi"),
+                stop=pb.StopConditions(max_new_tokens=10),
+                logits=pb.LogitsOptions(mode=FULL),
+            ),
+            front_values.make_limits(d_vocab=501, max_new_tokens=10, max_reply_bytes=20_000),
+        )
+
+
+def test_defaults() -> None:
+    call = generate()
+    assert call.stop.max_new_tokens == 10
+    assert call.stop.may_clip
+    assert call.outputs.logprob
+    assert call.sampling.greedy
+    assert call.sampling.plain
+    assert call.sampling.seed != generate().sampling.seed
+    assert sampling(seed=7).sampling.seed == 7
+    assert generate(logits=pb.LogitsOptions(mode=pb.LOGITS_MODE_TOP_K)).outputs.logits.top_k == 5

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+import tiny_tokenizers
+from headstream.server.errors import InvalidRequest
+from headstream.server.offsets import TokenizedText
+from headstream.server.tokenizer import TextTokenizer
+from headstream.server.wire.spans import OffsetUnit, PoolKind, parse_spans, pool_positions
+from headstream.v1 import embeddings_service_pb2 as pb
+
+TOKENS = TokenizedText(  # <bos> | né | e | 日(two parts) | x
+    ids=(0, 1, 2, 3, 4, 5),
+    surfaces=(b"<bos>", "né".encode(), b"e", b"\xe6", b"\x97\xa5", b"x"),
+    byte_ranges=((0, 0), (0, 3), (3, 4), (4, 5), (5, 7), (7, 8)),
+    char_ranges=((0, 0), (0, 2), (2, 3), (3, 4), (3, 4), (4, 5)),
+    special=(True, False, False, False, False, False),
+)
+
+
+def positions(
+    spans: list[tuple[int, int]], unit: OffsetUnit = "byte", kind: PoolKind = "mean"
+) -> tuple[tuple[int, ...], ...]:
+    return pool_positions("inputs[0]", TOKENS, spans, unit, kind)
+
+
+@pytest.mark.parametrize(
+    ("span", "unit", "covered"),
+    [
+        ((0, 3), "byte", (1,)),
+        ((2, 4), "byte", (1, 2)),  # half of a token is enough
+        ((4, 5), "byte", (3,)),
+        ((3, 4), "char", (3, 4)),  # both parts of one character
+        ((0, 99), "byte", (1, 2, 3, 4, 5)),
+        ((4, 5), "char", (5,)),
+    ],
+)
+def test_a_span_has_every_token_that_overlaps_it(
+    span: tuple[int, int], unit: OffsetUnit, covered: tuple[int, ...]
+) -> None:
+    assert positions([span], unit) == (covered,)
+
+
+def test_kinds() -> None:
+    assert positions([(0, 4)], kind="last") == ((2,),)
+    assert positions([(0, 4)], kind="cls") == ((1,),)
+    assert positions([(0, 4)], kind="max") == ((1, 2),)
+
+
+def test_the_whole_text() -> None:
+    assert positions([]) == ((1, 2, 3, 4, 5),)
+    assert positions([], kind="cls") == ((0,),)
+    assert positions([], kind="last") == ((5,),)
+
+
+def test_a_span_without_a_token_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"inputs\[0\].spans\[1\]: \[8, 9\) holds no token"):
+        positions([(0, 1), (8, 9)])
+
+
+@pytest.mark.parametrize("span", [(3, 3), (4, 3)])
+def test_an_empty_span_is_named(span: tuple[int, int]) -> None:
+    message = pb.Span(start=span[0], end=span[1])
+    with pytest.raises(InvalidRequest, match=r"spans\[0\]: .* is empty"):
+        parse_spans("spans", [message])
+
+
+def test_only_special_tokens_is_an_error_for_a_mean() -> None:
+    tokenizer = TextTokenizer(tiny_tokenizers.byte_level_tokenizer())
+    only = tokenizer.describe([0])
+    with pytest.raises(InvalidRequest, match="special"):
+        pool_positions("inputs[0]", only, [], "byte", "mean")
+    assert pool_positions("inputs[0]", only, [], "byte", "last") == ((0,),)

@@ -1,0 +1,146 @@
+"""What users may write against `headstream.client`. Checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, assert_type
+
+import numpy as np
+
+from headstream.client import (
+    AsyncClient,
+    AsyncGeneration,
+    Client,
+    EmbedError,
+    Fingerprint,
+    Generation,
+    HeadstreamError,
+    InvalidArgument,
+    ModelInfo,
+    ResourceExhausted,
+    RpcError,
+    StaticEmbeddings,
+    Step,
+    StreamBroken,
+    Timings,
+    Tls,
+    TokenEmbeddings,
+    TokenTable,
+    TopLogits,
+    Usage,
+)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def connecting() -> Iterator[Client]:
+    yield Client()
+    yield Client("dns:///models.example:443", tls=True, token="secret", timeout=None)
+    yield Client("models.example:443", tls="ca.pem", stream_timeout=5)
+    yield Client("models.example:443", tls=Path("ca.pem"), connect_timeout=1)
+    yield Client("models.example:443", tls=Tls(ca="ca.pem", cert="me.pem", key="me.key"))
+
+
+def generating(client: Client) -> None:
+    generation = client.generate(
+        "So long and thanks for all the",
+        model="gemma-3-270m",
+        max_new_tokens=8,
+        logits="top",
+        top_logits=5,
+        logprobs=True,
+        logits_dtype="bfloat16",
+        temperature=0.7,
+        top_k=40,
+        top_p=0.9,
+        min_p=0.05,
+        repetition_penalty=1.1,
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+        logit_bias={3: -1.0},
+        seed=1,
+        stop=["\n", "."],
+        stop_token_ids=[1],
+        ignore_eos=True,
+        embeddings=[0, -1],
+        skip_special_tokens=True,
+        timeout=5.0,
+    )
+    assert_type(generation, Generation)
+    with generation as steps:
+        for step in steps:
+            assert_type(step, Step)
+            assert_type(step.index, int)
+            assert_type(step.token_id, int)
+            assert_type(step.text, str)
+            assert_type(step.logprob, float | None)
+            assert_type(step.logits, Array | TopLogits | None)
+            assert_type(step.embedding, Array | None)
+    assert_type(generation.text, str)
+    assert_type(generation.finish_reason, Literal["stop", "length"] | None)
+    assert_type(generation.usage, Usage | None)
+    assert_type(generation.timings, Timings | None)
+    assert_type(generation.fingerprint, Fingerprint | None)
+    assert_type(generation.prompt_ids, list[int])
+    assert_type(generation.seed, int | None)
+    assert_type(generation.request_id, str)
+
+
+def ways_to_say_what(client: Client) -> None:
+    client.generate([2, 5, 9], logits="full", stop="end")
+    client.generate("a", logits=[7, 8], embeddings=None)
+    client.generate("a", logits="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def embedding(client: Client) -> None:
+    assert_type(client.embed("a"), Array)
+    assert_type(client.embed(["a", [1, 2]], pooling="last", layer=3, dtype="int8"), Array)
+    assert_type(client.embed_spans("abc", [(0, 1), (1, 3)], unit="byte"), Array)
+    tokens = client.embed_tokens("a", layers=[0, -1], dtype="float16")
+    assert_type(tokens, TokenEmbeddings)
+    assert_type(tokens.tokens, list[str])
+    assert_type(tokens.surfaces, list[bytes])
+    assert_type(tokens.offsets, list[tuple[int, int]])
+    assert_type(tokens.vectors, Array)
+    assert_type(client.lookup([1, 2]), StaticEmbeddings)
+
+
+def other_calls(client: Client) -> None:
+    assert_type(client.tokenize("a"), TokenTable)
+    assert_type(client.detokenize([1, 2]), str)
+    assert_type(client.models(), list[ModelInfo])
+    assert_type(client.model("a").sizes.layers, int)
+    assert_type(client.model().can("Generate"), bool)
+
+
+def errors(client: Client) -> float | None:
+    try:
+        client.embed("a")
+    except InvalidArgument as error:
+        assert_type(error.field, str)
+    except ResourceExhausted as error:
+        return error.retry_after
+    except StreamBroken as error:
+        assert_type(error.index, int)
+    except RpcError as error:
+        assert_type(error.code, str)
+        assert_type(error.reason, str)
+        assert_type(error.request_id, str)
+    except EmbedError as error:
+        assert_type(error.items[0].index, int)
+    except HeadstreamError:
+        pass
+    return None
+
+
+async def asynchronous() -> None:
+    async with AsyncClient("localhost:50051", token="secret") as client:
+        generation = client.generate("a", logits="full")
+        assert_type(generation, AsyncGeneration)
+        async for step in generation:
+            assert_type(step, Step)
+        await generation.aclose()
+        assert_type(await client.embed("a"), Array)
+        assert_type(await client.embed_tokens("a"), TokenEmbeddings)
+        assert_type(await client.models(), list[ModelInfo])
