@@ -36,8 +36,8 @@ demo: $(READY) ## Start a server with a small real model and talk to it
 serve: $(READY) ## Serve (model and port in ARGS)
 	$(BIN)/headstream serve $(ARGS)
 
-bench: $(READY) ## Measure a running server
-	$(BIN)/headstream bench $(ARGS)
+bench: $(READY) ## Measure beside transformers and the machine's limits (ARGS="--quick" for a try)
+	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 ##@ Develop
 

@@ -5,12 +5,21 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 
-from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
+from headstream.model.outputs import (
+    GREEDY,
+    NO_OUTPUTS,
+    LogitsSpec,
+    Outputs,
+    PoolSpec,
+    RowsSpec,
+    SamplingParams,
+)
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
@@ -20,10 +29,10 @@ from headstream.server.engine.report import Frames
 D_VOCAB = 211
 
 
-def save_tiny_gemma(directory: Path, **changes: object) -> Path:
+def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
     """A random Gemma 3 with GQA, both layer types and a window shorter than the texts."""
     torch.manual_seed(7)
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "vocab_size": D_VOCAB,
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -60,12 +69,10 @@ class News:
 class Trace:
     """An engine core without sockets: submit, step, look."""
 
-    def __init__(self, directory: Path, cache_dir: Path, **settings: object) -> None:
+    def __init__(self, directory: Path, cache_dir: Path, **changes: Any) -> None:
+        settings: dict[str, Any] = {"dtype": "float32", "kv_cache_bytes": 4 << 20, "num_threads": 1}
         config = EngineConfig(
-            name="tiny",
-            source=str(directory),
-            cache_dir=str(cache_dir),
-            **{"dtype": "float32", "kv_cache_bytes": 4 << 20, "num_threads": 1, **settings},
+            name="tiny", source=str(directory), cache_dir=str(cache_dir), **(settings | changes)
         )
         self.runner, self.scheduler, self.ready = build(config, lambda *_: None)
         self.core = EngineCore(self.runner, self.scheduler, self._take)
@@ -103,9 +110,9 @@ class Trace:
         self,
         token_ids: list[int],
         max_new_tokens: int = 0,
-        sampling: SamplingParams = SamplingParams(),
+        sampling: SamplingParams = GREEDY,
         stop_token_ids: tuple[int, ...] = (),
-        outputs: Outputs = Outputs(),
+        outputs: Outputs = NO_OUTPUTS,
     ) -> int:
         """Hand a sequence to the core; its id."""
         sequence_id = next(self._ids)

@@ -6,9 +6,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from server_process import Server, running_server, save_tiny_model
 
 from headstream.model.loading.source import resolve
+from server_process import Server, running_server, save_tiny_model
 
 CACHE = Path.home() / ".cache" / "headstream"  # the server's default
 

@@ -153,12 +153,13 @@ def test_rows_do_not_depend_on_their_neighbours(case: Case) -> None:
     logits = case.model.unembed(case.model.final_norm(case.resid))
     for r in range(ROWS):
         single = Case(case.model, case.resid[r : r + 1], case.scan_rows)
-        single.model.unembed, unembed = (lambda _, r=r: logits[r : r + 1]), single.model.unembed
-        [alone] = single.finish(want(FULL, logprob=True))
-        single.model.unembed = unembed
-        assert alone.values is not None
-        assert together[r].values is not None
-        assert torch.equal(alone.values, together[r].values)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(single.model, "unembed", lambda _, r=r: logits[r : r + 1])
+            [alone] = single.finish(want(FULL, logprob=True))
+        values, expected = alone.values, together[r].values
+        assert values is not None
+        assert expected is not None
+        assert torch.equal(values, expected)
         assert (alone.token_id, alone.logprob) == (together[r].token_id, together[r].logprob)
 
 

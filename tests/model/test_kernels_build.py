@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the source of one tiny kernel, in the place of the real ones."""
-    if build.shutil.which("g++") is None and build.shutil.which("clang++") is None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("no C++ compiler on the PATH")
     folder = tmp_path / "sources"
     folder.mkdir()
@@ -148,7 +149,7 @@ def test_a_library_that_does_not_load(
 
 def test_real_sources_compile_without_a_word(tmp_path: Path) -> None:
     """No warning, so that a real one is seen."""
-    compiler = build.shutil.which("g++") or build.shutil.which("clang++")
+    compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler on the PATH")
     for source in build._SOURCES.glob("*.cpp"):

@@ -96,7 +96,8 @@ spec = attention_spec(4, 4, 64)
 rows = torch.ones(40, 4, 64)
 process = psutil.Process()
 before = process.memory_info().rss
-cache = KVCache(model_config(spec, n_layers=4), {num_blocks}, 32, torch.float32, torch.device("cpu"))
+config = model_config(spec, n_layers=4)
+cache = KVCache(config, {num_blocks}, 32, torch.float32, torch.device("cpu"))
 for layer in range(4):
     cache.write(layer, rows, rows, torch.arange(40))
 print(cache.num_bytes, process.memory_info().rss - before)

@@ -47,8 +47,10 @@ def theirs(row: Tensor, params: SamplingParams, seen: list[int] | None = None) -
         steps.append(hf.TopPLogitsWarper(params.top_p))
     if params.min_p:
         steps.append(hf.MinPLogitsWarper(params.min_p))
-    scores = hf.LogitsProcessorList(steps)(torch.tensor([seen or [0]]), row[None].clone())
-    return scores[0].double().softmax(0)
+    ids: Any = torch.tensor([seen or [0]])
+    scores: Any = hf.LogitsProcessorList(steps)(ids, row[None].clone())
+    expected: Tensor = scores[0].double().softmax(0)
+    return expected
 
 
 def assert_same_choice(row: Tensor, params: SamplingParams) -> None:
@@ -196,9 +198,10 @@ def test_draws_are_distributed_as_the_row_says(params: SamplingParams, along: st
     row = random_row(12, spread=1.0, seed=3)
     draws = 6000
     counts = torch.zeros(12, dtype=torch.float64)
-    settings = {name: getattr(params, name) for name in SamplingParams.__slots__}
+    settings: dict[str, Any] = {name: getattr(params, name) for name in SamplingParams.__slots__}
     for i in range(draws):
-        seeded = SamplingParams(**{**settings, "seed": 77 if along == "draw" else i})
+        settings["seed"] = 77 if along == "draw" else i
+        seeded = SamplingParams(**settings)
         counts[sampler.choose(row, request(seeded, draw=i if along == "draw" else 0))] += 1
     biased = row.clone()
     for token_id, bias in params.logit_bias.items():
@@ -253,7 +256,7 @@ FILTERS = [
 
 
 def _with(params: SamplingParams, **changes: Any) -> SamplingParams:
-    settings = {name: getattr(params, name) for name in SamplingParams.__slots__}
+    settings: dict[str, Any] = {name: getattr(params, name) for name in SamplingParams.__slots__}
     return SamplingParams(**{**settings, **changes})
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ FINAL = -1
 """Layer number of the rows after the final norm; 0..L number the residual stream."""
 
 PREFILL_GRID = 256
-"""Prompts are cut at multiples of this position only, so that a row's bits never depend on the cut."""
+"""Prompts are cut at multiples of this position only: a row's bits never depend on the cut."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +82,7 @@ class PackedBatch:
         """The same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)

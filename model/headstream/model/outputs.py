@@ -84,3 +84,7 @@ class Outputs:
     logprob: bool = False  # of each generated token
     rows: RowsSpec = RowsSpec()
     pool: PoolSpec | None = None
+
+
+GREEDY = SamplingParams()
+NO_OUTPUTS = Outputs()

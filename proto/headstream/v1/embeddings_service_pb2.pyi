@@ -121,7 +121,9 @@ class EmbedOptions(google.protobuf.message.Message):
     dimensions: builtins.int
     """Keep the first dimensions only (Matryoshka), before normalizing. Default: all."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
-    """FLOAT32 (default), BFLOAT16, FLOAT16, INT8 or BINARY."""
+    """FLOAT32 (default), BFLOAT16, FLOAT16, INT8 or BINARY. INT8 is round(127 x) of the normalized
+    vector, so it needs `normalize`. BINARY has a one for every dimension above 0.
+    """
     truncate: builtins.bool
     """Cut texts that are too long at the model's limit, and say so, instead of refusing them."""
     offset_unit: Global___OffsetUnit.ValueType

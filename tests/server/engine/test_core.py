@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from engine_trace import D_VOCAB, Trace
 
+from engine_trace import D_VOCAB, Trace
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
 from headstream.server.engine.messages import Abort, Flow
 
@@ -23,15 +24,13 @@ def trace(tiny_gemma: Path, cache_dir: Path) -> Trace:
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_gemma: Path) -> torch.nn.Module:
+def reference(tiny_gemma: Path) -> Any:
     """The same checkpoint in transformers."""
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_gemma, dtype=torch.float32)
     return model.eval()
 
 
-def test_greedy_tokens_and_logits_equal_transformers(
-    trace: Trace, reference: torch.nn.Module
-) -> None:
+def test_greedy_tokens_and_logits_equal_transformers(trace: Trace, reference: Any) -> None:
     """Chunked prefill and decode over the block pool, beside one dense forward pass."""
     outputs = Outputs(logits=LogitsSpec("full"), logprob=True)
     sequence_id = trace.submit(PROMPT, 30, outputs=outputs)
@@ -45,7 +44,7 @@ def test_greedy_tokens_and_logits_equal_transformers(
     assert news.finish == "length"
 
 
-def test_rows_of_every_layer_equal_transformers(trace: Trace, reference: torch.nn.Module) -> None:
+def test_rows_of_every_layer_equal_transformers(trace: Trace, reference: Any) -> None:
     """Prompt and generated rows, sent once each, of layers 0, 1, 2 and final."""
     outputs = Outputs(rows=RowsSpec(prompt_layers=(0, 1, 2, -1), generated_layers=(1, -1)))
     sequence_id = trace.submit(PROMPT, 5, outputs=outputs)
@@ -64,7 +63,7 @@ def test_rows_of_every_layer_equal_transformers(trace: Trace, reference: torch.n
         np.testing.assert_allclose(row, by_layer[layer][position].numpy(), atol=1e-4, rtol=1e-4)
 
 
-def test_pooled_vectors(trace: Trace, reference: torch.nn.Module) -> None:
+def test_pooled_vectors(trace: Trace, reference: Any) -> None:
     """Mean and spans over a prompt that takes two steps."""
     spans = (tuple(range(300)), (5, 6, 7), (299,))
     sequence_id = trace.submit(PROMPT, outputs=Outputs(pool=PoolSpec(-1, "mean", spans)))

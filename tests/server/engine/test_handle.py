@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,8 +26,8 @@ from headstream.server.errors import EngineStartError, EngineUnavailable
 PROMPT = [3, 14, 15, 92, 65]
 
 
-def _config(directory: Path, cache_dir: Path, **changes: object) -> EngineConfig:
-    settings: dict[str, object] = {
+def _config(directory: Path, cache_dir: Path, **changes: Any) -> EngineConfig:
+    settings: dict[str, Any] = {
         "name": "tiny",
         "source": str(directory),
         "cache_dir": str(cache_dir),
@@ -109,18 +110,22 @@ async def test_killed_engine_fails_streams_at_once(engine: EngineHandle) -> None
         os.kill(children[0].pid, signal.SIGKILL)
         begin = time.monotonic()
         with pytest.raises(EngineUnavailable):
-            while True:
-                await anext(iterator)
+            await _exhaust(iterator)
     assert time.monotonic() - begin < 2
     assert states == [EngineState.FAILED]
     with pytest.raises(EngineUnavailable):
         engine.submit(PROMPT)
 
 
+async def _exhaust(iterator: AsyncIterator[Event]) -> None:
+    async for _ in iterator:
+        pass
+
+
 async def test_start_fails_with_the_reason(tmp_path: Path, cache_dir: Path) -> None:
     """A directory without weights: one clear error, no process left."""
     handle = EngineHandle(_config(tmp_path, cache_dir))
-    with pytest.raises(EngineStartError, match="config.json"):
+    with pytest.raises(EngineStartError, match=r"config\.json"):
         await handle.start()
     assert handle.state is EngineState.FAILED
     await handle.stop()

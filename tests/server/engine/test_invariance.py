@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
-from engine_trace import D_VOCAB, News, Trace, everything
 
+from engine_trace import D_VOCAB, News, Trace, everything
 from headstream.model.linear import bf16_is_fast
 from headstream.model.outputs import Outputs, SamplingParams
 
@@ -20,7 +21,7 @@ DTYPES = [
 ]
 
 
-def _request(rng: random.Random) -> dict[str, object]:
+def _request(rng: random.Random) -> dict[str, Any]:
     length = rng.choice([1, 2, 5, 17, 63, 255, 256, 257, 300, 511, 700])
     prompt = [rng.randrange(D_VOCAB) for _ in range(length)]
     if rng.random() < 0.3:
@@ -48,7 +49,7 @@ def _same(one: News, other: News) -> bool:
     )
 
 
-def _alone(trace: Trace, requests: list[dict[str, object]]) -> list[News]:
+def _alone(trace: Trace, requests: list[dict[str, Any]]) -> list[News]:
     lone = []
     for request in requests:
         sequence_id = trace.submit(**request)
@@ -100,7 +101,7 @@ def test_crowd_equals_alone(tiny_gemma: Path, cache_dir: Path, dtype: str, seed:
 def test_preemption_changes_no_bit(tiny_gemma: Path, cache_dir: Path, dtype: str) -> None:
     """A pool too small for all: sequences are evicted, computed again, and none is lost."""
     rng = random.Random(5)
-    requests = [
+    requests: list[dict[str, Any]] = [
         {
             "token_ids": [rng.randrange(D_VOCAB) for _ in range(rng.choice([100, 260, 300]))],
             "max_new_tokens": 120,

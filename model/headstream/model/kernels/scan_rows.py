@@ -29,8 +29,7 @@ def scan_rows_torch(logits: Tensor, count: int) -> RowScan:
     """The plain twin of the native kernel."""
     values, ids = logits.float().sort(dim=1, descending=True, stable=True)
     # Copies: what a request keeps of its row must not keep all sorted rows.
-    leading = (t[:, :count].clone() for t in (values, ids))
-    return RowScan(*leading, values.logsumexp(dim=1))
+    return RowScan(values[:, :count].clone(), ids[:, :count].clone(), values.logsumexp(dim=1))
 
 
 def load_native(cache_dir: Path) -> ScanRows:

@@ -121,7 +121,7 @@ class EngineCore:
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
         now = time.monotonic_ns()
-        deltas = []
+        deltas: list[Delta] = []
         for share in scheduled:
             sequence = share.sequence
             first = sequence.first_step_ns == 0

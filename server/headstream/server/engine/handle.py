@@ -16,7 +16,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from headstream.model.outputs import Outputs, SamplingParams, WireDtype
+from headstream.model.outputs import GREEDY, NO_OUTPUTS, Outputs, SamplingParams, WireDtype
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.events import to_event, to_tensor
 from headstream.server.engine.launcher import EngineProcess, EngineThread
@@ -109,9 +109,9 @@ class EngineHandle:
         token_ids: Sequence[int],
         *,
         max_new_tokens: int = 0,
-        sampling: SamplingParams = SamplingParams(),
+        sampling: SamplingParams = GREEDY,
         stop_token_ids: Sequence[int] = (),
-        outputs: Outputs = Outputs(),
+        outputs: Outputs = NO_OUTPUTS,
     ) -> SequenceStream:
         """Hand over a sequence: the only crossing in.
 
@@ -183,7 +183,8 @@ class EngineHandle:
     async def _read(self) -> None:
         while True:
             head, *frames = await self._socket.recv_multipart()
-            match self._decoder.decode(head):
+            message: FromEngine = self._decoder.decode(head)
+            match message:
                 case StepReport() as report:
                     self._take_report(report, frames)
                 case LookupReply() as reply:
@@ -194,8 +195,8 @@ class EngineHandle:
                     self.ready = ready
                     self._set_state(EngineState.SERVING)
                     self._started.set_result(None)
-                case Failed(message=message):
-                    self._fail_start(message)
+                case Failed(message=reason):
+                    self._fail_start(reason)
 
     def _take_report(self, report: StepReport, frames: list[bytes]) -> None:
         self.stats = report.stats

@@ -51,7 +51,7 @@ class EngineThread:
 
     async def launch(self, config: EngineConfig, address: str) -> None:
         """Start the thread."""
-        from headstream.server.engine import loop
+        from headstream.server.engine import loop  # noqa: PLC0415 - torch, in this mode only
 
         self._stopping = threading.Event()
         self._thread = threading.Thread(

@@ -23,7 +23,8 @@ HEARTBEAT_MS = 1000
 
 def run(config: EngineConfig, address: str, alive: Callable[[], bool]) -> None:
     """Serve one model over the socket at ``address`` until told to stop or ``alive`` says no."""
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.LINGER, HEARTBEAT_MS)
     socket.setsockopt(zmq.SNDHWM, 0)  # bounded by each sequence's credit, not by the socket
     socket.connect(address)
@@ -54,10 +55,9 @@ class _Channel:
 
 
 def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -> None:
-    # torch is imported here, after the launcher has set up the process.
-    from headstream.model.errors import ModelError
-    from headstream.server.engine.build import build
-    from headstream.server.engine.core import EngineCore
+    from headstream.model.errors import ModelError  # noqa: PLC0415 - torch loads after main()
+    from headstream.server.engine.build import build  # noqa: PLC0415 - as above
+    from headstream.server.engine.core import EngineCore  # noqa: PLC0415 - as above
 
     def progress(stage: str, done: int, total: int) -> None:
         channel.send(Loading(stage, done, total))
@@ -84,7 +84,7 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
 
 def main() -> None:
     """The process: ``python -m headstream.server.engine.loop CONFIG_JSON ADDRESS``."""
-    from headstream.model.device import tune_allocator
+    from headstream.model.device import tune_allocator  # noqa: PLC0415 - torch, in the child only
 
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     parent = os.getppid()

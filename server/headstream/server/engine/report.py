@@ -28,7 +28,7 @@ class Frames:
         if dtype is not None:
             tensor = tensor.to(TORCH_DTYPES[dtype])
         tensor = tensor.contiguous()
-        self.buffers.append(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+        self.buffers.append(tensor.flatten().view(torch.uint8).numpy().data)
         return Frame(len(self.buffers) - 1, _WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def token(self, index: int, row: RowResult) -> Token:

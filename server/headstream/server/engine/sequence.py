@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.messages import FinishReason, Submit
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -22,14 +20,16 @@ class Sequence:
 
     spec: Submit
     arrival_ns: int
-    output_ids: list[int] = field(default_factory=list)
-    block_ids: list[int] = field(default_factory=list)
+    output_ids: list[int] = field(default_factory=list[int])
+    block_ids: list[int] = field(default_factory=list[int])
     num_computed: int = 0
     num_reported: int = 0  # positions whose rows went out; a recomputed position is not sent twice
     first_step_ns: int = 0
     paused: bool = False
     finish: FinishReason | None = None
-    pool_rows: list[Tensor] = field(default_factory=list)  # each [rows, d], ascending positions
+    pool_rows: list[Tensor] = field(
+        default_factory=list[Tensor]
+    )  # each [rows, d], ascending positions
 
     @property
     def num_prompt(self) -> int:

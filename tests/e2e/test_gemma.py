@@ -1,0 +1,122 @@
+"""The main job on the embedded real model: real weights, a real server, the real client."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from headstream.client import AsyncClient, Client
+from server_process import Server
+
+PROMPTS = [
+    "So long and thanks for all the",
+    "The chicken didn't cross the road because it was too",
+    "In the beginning",
+    "Water boils at a temperature of",
+    "def fibonacci(n):\n    ",
+    "Der schnelle braune Fuchs springt über den",
+    "東京は日本の",
+    "Once upon a time, in a village by the sea, there lived an old fisherman who",
+]
+NEW_TOKENS = 64
+WORDS = Path(__file__).read_text().split()
+
+
+@pytest.fixture(scope="module")
+def reference(gemma: Path) -> Any:
+    """The same weights in transformers, float32."""
+    return transformers.AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32).eval()
+
+
+def test_greedy_tokens_and_full_logits_equal_transformers(
+    gemma_server: Server, reference: Any
+) -> None:
+    """64 greedy tokens for 8 prompts, and every full row on the way."""
+    for prompt in PROMPTS:
+        with Client(gemma_server.address) as client:
+            run = client.generate(prompt, max_new_tokens=NEW_TOKENS, logits="full", ignore_eos=True)
+            steps = list(run)
+        ids = [step.token_id for step in steps]
+        tokens = torch.tensor([[*run.prompt_ids, *ids]])
+        with torch.no_grad():
+            logits = reference(tokens).logits[0, len(run.prompt_ids) - 1 : -1].numpy()
+        assert ids == logits.argmax(-1).tolist(), prompt
+        rows = np.stack([np.asarray(step.logits) for step in steps])
+        assert rows.shape == (NEW_TOKENS, 262144)
+        # Logits reach 44 here, where one part in 10^5 is more than 10^-4.
+        np.testing.assert_allclose(rows, logits, atol=1e-4, rtol=1e-5, err_msg=prompt)
+        logprobs = torch.tensor(logits).log_softmax(-1).gather(1, torch.tensor(ids)[:, None])
+        ours = np.array([step.logprob for step in steps], np.float32)
+        np.testing.assert_allclose(ours, logprobs[:, 0].numpy(), atol=1e-4)
+
+
+def test_contextual_embeddings_equal_transformers(gemma_server: Server, reference: Any) -> None:
+    """Every layer's rows of a text, over the wire."""
+    n_layers = reference.config.num_hidden_layers
+    with Client(gemma_server.address) as client:
+        table = client.embed_tokens(PROMPTS[1], layers=[*range(n_layers), -1])
+    with torch.no_grad():
+        hidden = reference(torch.tensor([table.token_ids]), output_hidden_states=True).hidden_states
+    for ours, theirs in zip(table.vectors, hidden, strict=True):
+        scale = float(theirs.abs().max())
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5 * scale, rtol=1e-4)
+
+
+def test_it_means_the_same_to_a_causal_model(gemma_server: Server) -> None:
+    """What makes "it" the chicken or the road comes later, and a causal model cannot look ahead."""
+    with Client(gemma_server.address) as client:
+        layers = list(range(19))
+        texts = [
+            f"The chicken didn't cross the road because it was too {w}" for w in ("tired", "wide")
+        ]
+        one, other = (client.embed_tokens(text, layers=layers) for text in texts)
+        index = one.tokens.index(" it")
+        assert other.tokens.index(" it") == index
+        assert np.array_equal(one.vectors[:, index], other.vectors[:, index])
+        assert not np.array_equal(one.vectors[1:, -1], other.vectors[1:, -1])
+
+
+async def test_32_streams_with_random_cancels(gemma_server: Server) -> None:
+    """Survivors have the tokens and the bits of a lone run; nothing is held afterwards."""
+    rng = random.Random(11)
+    jobs = [
+        (" ".join(rng.choices(WORDS, k=rng.choice([1, 5, 40, 150]))), rng.randrange(4, 24))
+        for _ in range(32)
+    ]
+    cancelled = set(rng.sample(range(32), 12))
+
+    async with AsyncClient(gemma_server.address) as client:
+
+        async def run(index: int) -> list[tuple[int, bytes]]:
+            prompt, new = jobs[index]
+            result = []
+            async with client.generate(
+                prompt, max_new_tokens=new, logits="full", ignore_eos=True
+            ) as steps:
+                async for step in steps:
+                    assert isinstance(step.logits, np.ndarray)
+                    result.append((step.token_id, step.logits.tobytes()))
+                    if index in cancelled and len(result) >= new // 2:
+                        break
+            return result
+
+        crowd = await asyncio.gather(*(run(index) for index in range(32)))
+        for index in set(range(32)) - cancelled:
+            assert len(crowd[index]) == jobs[index][1]
+            assert await run(index) == crowd[index], f"stream {index} differs from its lone run"
+    deadline = time.monotonic() + 5
+    held = -1.0
+    while held != 0 and time.monotonic() < deadline:
+        metrics = gemma_server.metrics()
+        names = ("kv_blocks_used", "running_sequences", "queue_depth")
+        held = sum(value for key, value in metrics.items() if key[0] in names)
+        await asyncio.sleep(0.1)
+    assert held == 0
