@@ -7,6 +7,8 @@ dequantized value exactly, so the directory computes what the file says.
 from __future__ import annotations
 
 import struct
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,10 @@ def _read(gguf: Path, progress: Progress) -> tuple[Any, dict[str, Tensor]]:
         known = loader.get_gguf_hf_weights_map(skeleton, loader.TensorProcessor())
         if unknown := set(stored) - known.keys():  # the loader passes over them without a word
             raise UnusedTensorError(unknown)
-        tensors: dict[str, Tensor] = loader.load_gguf_checkpoint(
-            str(gguf), return_tensors=True, model_to_load=skeleton, torch_dtype=torch.float32
-        )["tensors"]
+        with _own_bar(loader, progress):
+            tensors: dict[str, Tensor] = loader.load_gguf_checkpoint(
+                str(gguf), return_tensors=True, model_to_load=skeleton, torch_dtype=torch.float32
+            )["tensors"]
     except _UNREADABLE as error:
         raise CheckpointError(f"{gguf} is not a readable GGUF file: {error}") from error
     missing: set[str] = skeleton.state_dict().keys() - tensors.keys()
@@ -95,6 +98,23 @@ def _read(gguf: Path, progress: Progress) -> tuple[Any, dict[str, Tensor]]:
         raise MissingTensorError(min(missing))
     progress("converting", 1, 1)
     return config, {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _own_bar(loader: Any, progress: Progress) -> Generator[None]:
+    """Let the library's loop over the tensors tell us how far it is, not the terminal."""
+
+    def counted(tensors: list[Any], **_: Any) -> Iterator[Any]:
+        for done, tensor in enumerate(tensors):
+            progress("converting", done, len(tensors))
+            yield tensor
+
+    bar = loader.tqdm
+    loader.tqdm = counted
+    try:
+        yield
+    finally:
+        loader.tqdm = bar
 
 
 def _save_tokenizer(gguf: Path, config: Any, out: Path) -> None:

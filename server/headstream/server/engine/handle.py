@@ -70,6 +70,7 @@ class EngineHandle:
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
         self._on_progress: Callable[[Loading], None] = lambda _: None
         self._tasks: list[asyncio.Task[None]] = []
+        self._socket: zmq.asyncio.Socket | None = None  # until it is started
 
     async def start(self, on_progress: Callable[[Loading], None] = lambda _: None) -> None:
         """Launch the engine and wait until its model is loaded.
@@ -81,18 +82,20 @@ class EngineHandle:
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._directory = tempfile.mkdtemp(prefix="headstream-")
         address = f"ipc://{self._directory}/engine"
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.bind(address)
+        self._socket = socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.bind(address)
         await self._runs.launch(self.config, address)
-        reader = asyncio.create_task(self._read(), name="engine-reader")
+        reader = asyncio.create_task(self._read(socket), name="engine-reader")
         self._tasks = [reader, asyncio.create_task(self._watch(reader), name="engine-watcher")]
         await self._started
 
     async def stop(self) -> None:
-        """End the engine; sequences still running fail."""
+        """End the engine; sequences still running fail. Without a start there is nothing to do."""
         self._set_state(EngineState.FAILED)
+        if self._socket is None:
+            return
         self._send(Shutdown())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._runs.wait(), _STOP_SECONDS)
@@ -178,11 +181,13 @@ class EngineHandle:
 
     def _send(self, message: ToEngine) -> None:
         # The socket's queue is unbounded, so this never blocks; its length is bounded by admission.
+        if self._socket is None or self._socket.closed:
+            return  # a reader that leaves after the engine has ended
         self._socket.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
 
-    async def _read(self) -> None:
+    async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
-            head, *frames = await self._socket.recv_multipart()
+            head, *frames = await socket.recv_multipart()
             message: FromEngine = self._decoder.decode(head)
             match message:
                 case StepReport() as report:

@@ -25,13 +25,12 @@ def run(config: EngineConfig, address: str, alive: Callable[[], bool]) -> None:
     """Serve one model over the socket at ``address`` until told to stop or ``alive`` says no."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.PAIR)
-    socket.setsockopt(zmq.LINGER, HEARTBEAT_MS)
     socket.setsockopt(zmq.SNDHWM, 0)  # bounded by each sequence's credit, not by the socket
     socket.connect(address)
     try:
         _serve(config, _Channel(socket), alive)
     finally:
-        socket.close()
+        context.destroy(linger=HEARTBEAT_MS)
 
 
 class _Channel:
