@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headstream.client import ModelInfo
 
 SAME_BEFORE = "it: tired / wide"
-OTHER_BEFORE = "it: chicken first / road first"
+OTHER_BEFORE = "it: chicken / road first"
 LAST_WORD = "tired / wide"
 
 _SESSION = """\

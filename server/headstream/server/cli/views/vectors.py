@@ -80,7 +80,7 @@ def cosines_by_layer(layers: Sequence[int], columns: Mapping[str, Sequence[float
         columns: Title to cosines, one for each layer.
     """
     table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("layer", justify="right", style="dim")
+    table.add_column("layer", justify="right", style="dim", no_wrap=True, min_width=5)
     for title in columns:
         table.add_column(title, no_wrap=True)
     for index, layer in enumerate(layers):
