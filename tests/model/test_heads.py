@@ -317,11 +317,13 @@ def test_rows_flatter_than_bfloat16_are_one_row_too(top_k: int, scan_rows: ScanR
     weight = torch.zeros(500, D_MODEL)
     weight[:, 0] = 1
     weight[:, 1] = torch.randint(-3, 4, (500,), generator=generator) * 2**-7
+    weight[:RESCORED, 1] = -(2**-7)  # all that are rescored were rounded up
     resid = torch.zeros(1, D_MODEL)
     resid[0, :2] = torch.tensor([2.015625, 0.25]) * 2
     case = Case(Tiny(weight.bfloat16()), resid.bfloat16(), scan_rows)
     rounded = case.model.unembed(case.model.final_norm(case.resid))[0]
     assert (rounded == rounded.max()).sum() > RESCORED
+    assert case.rows().flat == [True]
     for wants in (want(FULL), want(), want(LogitsSpec("top", top_k=top_k), logprob=True)):
         [result] = case.finish(wants)
         row = case.rows().row(0)

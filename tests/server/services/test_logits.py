@@ -13,6 +13,7 @@ import pytest_asyncio
 import front_fakes
 import front_values
 import tiny_tokenizers
+from front_calls import until
 from front_fakes import Job, Running
 from front_values import MAX_MODEL_LEN
 from headstream.server.engine.stream import TokenEvent
@@ -178,6 +179,7 @@ async def test_a_full_queue_refuses(checkpoint: Path) -> None:
         stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
         waiting = stub.Generate(pb.GenerateRequest(prompt=types_pb2.Input(text="hi")))
         await waiting.read()
+        await until(lambda: bool(running.handle.jobs))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate(running)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
