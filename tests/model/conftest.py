@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from headstream.model.kernels.build import KernelUnavailableError
+from headstream.model.kernels.scan_rows import ScanRows, load_native, scan_rows_torch
+
 Oracle = Any  # a transformers model; the library's types say no more
 MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
 
@@ -19,6 +22,23 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def native_scan_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
+    """The compiled scan, or a skip where it cannot be compiled."""
+    try:
+        return load_native(tmp_path_factory.mktemp("kernels"))
+    except KernelUnavailableError as error:
+        pytest.skip(f"no native kernel here: {error}")
+
+
+@pytest.fixture(params=["native", "torch"])
+def scan_rows(request: pytest.FixtureRequest) -> ScanRows:
+    """The scan of logit rows, compiled and in torch."""
+    return (
+        scan_rows_torch if request.param == "torch" else request.getfixturevalue("native_scan_rows")
+    )
 
 
 @pytest.fixture

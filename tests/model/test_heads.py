@@ -13,8 +13,7 @@ from torch import Tensor
 from headstream.model.batch import RowRequest, RowResult
 from headstream.model.families.base import Model
 from headstream.model.heads import RESCORED, LogitRows, finish_rows
-from headstream.model.kernels.build import KernelUnavailableError
-from headstream.model.kernels.scan_rows import ScanRows, load_native, scan_rows_torch
+from headstream.model.kernels.scan_rows import ScanRows
 from headstream.model.layers.unembedding import Unembedding
 from headstream.model.outputs import LogitsSpec, SamplingParams
 from model_reference import plain_linear
@@ -61,19 +60,6 @@ class Case:
 
 def want(spec: LogitsSpec | None = None, *, logprob: bool = False, **sampling: Any) -> RowRequest:
     return RowRequest(SamplingParams(**sampling), spec or LogitsSpec(), logprob, 0, [1, 2], [3])
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
-    try:
-        return load_native(tmp_path_factory.mktemp("kernels"))
-    except KernelUnavailableError as error:
-        pytest.skip(f"no native kernel here: {error}")
-
-
-@pytest.fixture(params=["native", "torch"])
-def scan_rows(request: pytest.FixtureRequest) -> ScanRows:
-    return scan_rows_torch if request.param == "torch" else request.getfixturevalue("native")
 
 
 @pytest.fixture(params=DTYPES)

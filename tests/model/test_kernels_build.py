@@ -158,9 +158,12 @@ def test_real_sources_compile_without_a_word(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_a_compiler_attention_runs_on_torch(no_compiler: None, tmp_path: Path) -> None:
+def test_without_a_compiler_attention_runs_on_torch(
+    no_compiler: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     found = load_kernels(tmp_path / "cache")
     assert found is TORCH_KERNELS
+    assert "no C++ compiler" in caplog.text
     assert found.name == "torch"
     spec = attention_spec(4, 2, 16)
     cache = KVCache(model_config(spec), 8, 16, torch.float32, torch.device("cpu"))

@@ -8,21 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstream.model.kernels.build import KernelUnavailableError
-from headstream.model.kernels.scan_rows import ScanRows, load_native, scan_rows_torch
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
-    try:
-        return load_native(tmp_path_factory.mktemp("kernels"))
-    except KernelUnavailableError as error:
-        pytest.skip(f"no native kernel here: {error}")
-
-
-@pytest.fixture(params=["native", "torch"])
-def scan_rows(request: pytest.FixtureRequest) -> ScanRows:
-    return scan_rows_torch if request.param == "torch" else request.getfixturevalue("native")
+from headstream.model.kernels.scan_rows import ScanRows
 
 
 def random_rows(rows: int, d_vocab: int, dtype: torch.dtype, spread: float = 4.0) -> Tensor:

@@ -67,3 +67,20 @@ def test_a_word_is_found_with_its_space_and_missed_in_words(client):
     assert demo.position(tokens, "it") == 1
     with pytest.raises(ServerFailedError, match="no token for 'he'"):
         demo.position(tokens, "he")
+
+
+def test_the_command_is_named_as_the_shell_finds_it(tmp_path, monkeypatch):
+    """Not found by name in a fresh checkout: by its path from where the reader stands."""
+    script = tmp_path / ".venv" / "bin" / "headstream"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(script.with_name("python")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert demo.command() == ".venv/bin/headstream"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert demo.command() == "headstream"
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert demo.command() in {str(script), str(script).lstrip("/")}

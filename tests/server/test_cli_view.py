@@ -208,8 +208,9 @@ def test_stages_have_words_and_unknown_ones_keep_their_name():
 def test_the_demo_explains_what_its_numbers_show():
     assert "cannot look ahead" in render(demo.explanation([1.0, 1.0])).replace("\n", " ")
     assert "both directions" in render(demo.explanation([1.0, 0.7])).replace("\n", " ")
-    shown = render(demo.what_next())
+    shown = render(demo.what_next("here/headstream"))
     assert "make serve" in shown
+    assert "here/headstream generate" in shown
     assert "from headstream.client import Client" in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "cleanly" in render(demo.stopped(0))

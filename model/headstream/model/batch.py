@@ -62,21 +62,9 @@ class PackedBatch:
     max_seqlen_q: int  # longest row range of a sequence
     max_seqlen_k: int  # largest of context_lens
     logits_indices: Tensor  # int64 [R] rows to unembed
-    taps: Mapping[int, Tensor] = field(
-        default_factory=dict
-    )  # layer (or FINAL) -> int64 rows to keep
-
+    # layer (or FINAL) -> int64 rows to keep
+    taps: Mapping[int, Tensor] = field(default_factory=dict)
     heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
-
-    @property
-    def num_tokens(self) -> int:
-        """N, the number of rows."""
-        return int(self.input_ids.shape[0])
-
-    @property
-    def num_seqs(self) -> int:
-        """S, the number of sequences."""
-        return int(self.context_lens.shape[0])
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on ``device``."""
@@ -119,10 +107,6 @@ class Taps:
     def __init__(self, wanted: Mapping[int, Tensor]) -> None:
         self._wanted = wanted
         self.rows: dict[int, Tensor] = {}  # layer -> [rows, d]
-
-    def wants(self, layer: int) -> bool:
-        """Whether any row of this layer is to be kept."""
-        return layer in self._wanted
 
     def record(self, layer: int, resid: Tensor) -> None:
         """Keep the wanted rows of ``resid`` [N, d], the residual stream numbered ``layer``."""

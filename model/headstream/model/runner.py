@@ -41,7 +41,11 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: PackedBatch) -> StepOutput:
-        """Run all layers over the batch's rows and unembed the rows that ask for it."""
+        """Run all layers over the batch's rows and unembed the rows that ask for it.
+
+        The batch may lie on the CPU: it is moved to the cache's device first.
+        """
+        batch = batch.to(self.cache.device)
         taps = Taps({layer: rows for layer, rows in batch.taps.items() if layer != FINAL})
         resid = self.model.forward(
             batch.input_ids, batch.positions, self._attention.bind(batch), taps
@@ -57,7 +61,8 @@ class Runner:
     @torch.inference_mode()
     def lookup(self, token_ids: Sequence[int]) -> Tensor:
         """Rows of E for ``token_ids``: [n, d] on CPU."""
-        return self.model.static_embeddings(torch.tensor(token_ids)).cpu()
+        ids = torch.tensor(token_ids, device=self.cache.device)
+        return self.model.static_embeddings(ids).cpu()
 
 
 def make_runner(model: Model, cache: KVCache, device: torch.device, kernel_dir: Path) -> Runner:

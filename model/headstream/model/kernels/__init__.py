@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from headstream.model.kernels import attend_rows, scan_rows
 from headstream.model.kernels.attend_rows import AttendRows
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.scan_rows import ScanRows
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +35,6 @@ def load_kernels(cache_dir: Path) -> Kernels:
         return Kernels(
             "native", attend_rows.load_native(cache_dir), scan_rows.load_native(cache_dir)
         )
-    except KernelUnavailableError:
+    except KernelUnavailableError as error:
+        _log.warning("the slower torch twins of the native kernels run: %s", error)
         return TORCH_KERNELS

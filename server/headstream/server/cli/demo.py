@@ -48,7 +48,20 @@ def demo(
     except (ServerFailedError, HeadstreamError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
-    console.print(views.what_next())
+    console.print(views.what_next(command()))
+
+
+def command() -> str:
+    """How this installation's command is called: by name, or by path where it is not found so."""
+    import shutil
+    import sys
+    from pathlib import Path
+
+    script = Path(sys.executable).with_name("headstream")
+    found = shutil.which("headstream")
+    if found is not None and Path(found).resolve() == script.resolve():
+        return "headstream"
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 def show_logits(console: Console, client: Client) -> None:

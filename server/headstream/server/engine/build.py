@@ -9,6 +9,7 @@ import torch
 
 from headstream.model import fingerprint
 from headstream.model.attention.cuda import BLOCK_SIZE as CUDA_BLOCK_SIZE
+from headstream.model.batch import PREFILL_GRID
 from headstream.model.device import choose_device, choose_dtype
 from headstream.model.kv_cache import KVCache, block_bytes
 from headstream.model.linear import make_linear
@@ -17,6 +18,7 @@ from headstream.model.loading.source import resolve
 from headstream.model.runner import Runner, make_runner
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.invariance import is_batch_invariant
 from headstream.server.engine.messages import Ready
 from headstream.server.engine.scheduler import Scheduler
 
@@ -46,7 +48,7 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     block_size = config.block_size or (
         CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE
     )
-    num_blocks = _num_blocks(config, device, block_bytes(sizes, block_size, dtype))
+    num_blocks = _num_blocks(config, device, block_size, block_bytes(sizes, block_size, dtype))
     cache = KVCache(sizes, num_blocks, block_size, dtype, device)
     runner = make_runner(model, cache, device, cache_dir / "kernels")
     budget = config.max_num_batched_tokens or _BUDGET[device.type]
@@ -69,7 +71,7 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         parameters=fingerprint.count_parameters(directory),
         dtype=str(dtype).removeprefix("torch."),
         backend=runner.backend,
-        batch_invariant=fingerprint.is_batch_invariant(runner),
+        batch_invariant=is_batch_invariant(runner, scheduler.pool),
         weights_sha256=fingerprint.weights_sha256(directory, cache_dir, progress),
         eos_ids=sizes.eos_ids,
         blocks_total=num_blocks,
@@ -78,14 +80,17 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     return runner, scheduler, ready
 
 
-def _num_blocks(config: EngineConfig, device: torch.device, bytes_each: int) -> int:
-    """Blocks that the KV memory holds."""
+def _num_blocks(
+    config: EngineConfig, device: torch.device, block_size: int, bytes_each: int
+) -> int:
+    """Blocks that the KV memory holds: at least those of two chunks of a prompt."""
     if config.kv_cache_bytes is not None:
         total = config.kv_cache_bytes
     elif device.type == "cuda":
         total = int(torch.cuda.mem_get_info(device)[0] * _CUDA_KV_SHARE)
     else:
         total = _CPU_KV_BYTES
-    if total < bytes_each:
-        raise ValueError(f"kv_cache_bytes is {total}, but one block takes {bytes_each}")
+    least = -(-2 * PREFILL_GRID // block_size) * bytes_each
+    if total < least:
+        raise ValueError(f"kv_cache_bytes is {total}, but must be at least {least}")
     return total // bytes_each

@@ -27,9 +27,8 @@ class Sequence:
     first_step_ns: int = 0
     paused: bool = False
     finish: FinishReason | None = None
-    pool_rows: list[Tensor] = field(
-        default_factory=list[Tensor]
-    )  # each [rows, d], ascending positions
+    # each [rows, d], ascending positions
+    pool_rows: list[Tensor] = field(default_factory=list[Tensor])
 
     @property
     def num_prompt(self) -> int:

@@ -101,8 +101,12 @@ def stopped(exit_code: int) -> Text:
     return Text(f"The server has stopped {how}.", style="dim")
 
 
-def what_next() -> Group:
-    """What the reader can do now."""
+def what_next(command: str) -> Group:
+    """What the reader can do now.
+
+    Args:
+        command: How the `headstream` command is called from the reader's shell.
+    """
     return Group(
         heading("What next"),
         Text.assemble("Start a server of your own:  ", ("make serve", "bold")),
@@ -110,6 +114,6 @@ def what_next() -> Group:
         Padding(Syntax(_SESSION, "python", theme="ansi_dark", background_color="default"), (1, 4)),
         Text.assemble(
             "Or in another terminal:  ",
-            ('headstream generate "So long and thanks for all the" --logits 5', "bold"),
+            (f'{command} generate "So long and thanks for all the" --logits 5', "bold"),
         ),
     )

@@ -1,0 +1,46 @@
+"""The packed batch moves to its device whole."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from headstream.model.batch import PackedBatch
+
+META = torch.device("meta")  # any device but the CPU will do, and this one is everywhere
+
+
+def make_batch() -> PackedBatch:
+    one = torch.zeros(1, dtype=torch.int64)
+    return PackedBatch(
+        input_ids=one,
+        positions=one,
+        cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32),
+        context_lens=one.int(),
+        prompt_rows=one.int(),
+        block_table=one.int()[None],
+        slot_mapping=one,
+        max_seqlen_q=1,
+        max_seqlen_k=1,
+        logits_indices=one,
+        taps={0: one, 3: one},
+    )
+
+
+def test_every_tensor_moves() -> None:
+    batch = make_batch()
+    moved = batch.to(META)
+    for name in (f.name for f in fields(batch)):
+        value = getattr(moved, name)
+        if isinstance(value, Tensor):
+            assert value.device == META, name
+        else:
+            assert name in {"max_seqlen_q", "max_seqlen_k", "taps", "heads"}
+    assert {layer: rows.device for layer, rows in moved.taps.items()} == {0: META, 3: META}
+
+
+def test_on_the_cpu_nothing_is_copied() -> None:
+    batch = make_batch()
+    assert batch.to(torch.device("cpu")) is batch
