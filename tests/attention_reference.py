@@ -106,12 +106,11 @@ class Bench:
         self.device = cache.layer(0)[0].device
 
     def place(self, text: Text, computed: int = 0) -> None:
-        """Give ``text`` its blocks and fill in keys and values of its first positions."""
+        """Give ``text`` its blocks and compute its first positions."""
         size = self.cache.block_size
         self._blocks[text] = [self._free.pop() for _ in range(-(-len(text) // size))]
-        slots = self._slots(text, 0, computed).to(self.device)
-        k, v = (x[:computed].to(self.device) for x in (text.k, text.v))
-        self.cache.write(0, k, v, slots)
+        if computed:
+            self.step([(text, 0, computed)])
 
     def step(self, shares: Sequence[tuple[Text, int, int]]) -> list[Tensor]:
         """Attend over the positions [start, end) of each text, packed: z of each, on CPU."""

@@ -1,6 +1,11 @@
 """What every test shares."""
 
+import os
+
 import pytest
+
+# Before torch loads: threads that wait for one another must not spin for long on a shared machine.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

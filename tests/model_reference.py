@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -12,12 +12,25 @@ from torch import Tensor
 
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import FINAL, Taps
-from headstream.model.families.base import Linear, Model
+from headstream.model.families.base import Model
+from headstream.model.kernels import TORCH_KERNELS
+from headstream.model.kernels.linear import Linear, Parameters, compose_gated
 
 
-def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+def plain_linear(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
     """A linear without any packing."""
+    if wide:
+        return lambda x: F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return lambda x: F.linear(x, weight, bias)
+
+
+def plain_gated(gate: Parameters, up: Parameters, activation: str) -> Linear:
+    """The gate over linears without any packing."""
+    return compose_gated(gate, up, activation, plain_linear, TORCH_KERNELS.gate)
+
+
+PLAIN_KERNELS = replace(TORCH_KERNELS, linear=plain_linear, gated=plain_gated)
+"""Nothing but public operators of torch."""
 
 
 @dataclass(frozen=True)

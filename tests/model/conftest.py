@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headstream.model.kernels.build import KernelUnavailableError
-from headstream.model.kernels.scan_rows import ScanRows, load_native, scan_rows_torch
+from headstream.model.kernels import TORCH_KERNELS, Kernels, load_kernels
 
 Oracle = Any  # a transformers model; the library's types say no more
 MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
@@ -24,21 +23,22 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def native_scan_rows(tmp_path_factory: pytest.TempPathFactory) -> ScanRows:
-    """The compiled scan, or a skip where it cannot be compiled."""
-    try:
-        return load_native(tmp_path_factory.mktemp("kernels"))
-    except KernelUnavailableError as error:
-        pytest.skip(f"no native kernel here: {error}")
+@pytest.fixture(scope="session")
+def native_kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """The compiled kernels, or a skip where they cannot be compiled."""
+    kernels = load_kernels(tmp_path_factory.mktemp("kernels"))
+    if kernels.name != "native":
+        pytest.skip("no native kernels here")
+    return kernels
 
 
 @pytest.fixture(params=["native", "torch"])
-def scan_rows(request: pytest.FixtureRequest) -> ScanRows:
-    """The scan of logit rows, compiled and in torch."""
-    return (
-        scan_rows_torch if request.param == "torch" else request.getfixturevalue("native_scan_rows")
-    )
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Every kernel, compiled and in torch."""
+    if request.param == "torch":
+        return TORCH_KERNELS
+    native: Kernels = request.getfixturevalue("native_kernels")
+    return native
 
 
 @pytest.fixture

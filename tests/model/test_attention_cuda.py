@@ -96,6 +96,7 @@ def test_arguments_fit_the_signature(spec: AttentionSpec, calls: list[dict[str, 
     shares = make_shares(spec)
     for text, start, _ in shares:
         bench.place(text, computed=start)
+    calls.clear()  # those that computed what came before
     bench.step(shares)
     [call] = calls
     n, s = sum(end - start for _, start, end in shares), len(shares)

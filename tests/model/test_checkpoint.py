@@ -26,7 +26,7 @@ from headstream.model.families.base import Model
 from headstream.model.loading.checkpoint import Checkpoint
 from headstream.model.loading.hf_config import read_config
 from headstream.model.loading.load import load_model
-from model_reference import plain_linear, run_packed
+from model_reference import PLAIN_KERNELS, run_packed
 
 SIZES: dict[str, Any] = {
     "vocab_size": 31,
@@ -49,7 +49,7 @@ def directory(make_checkpoint: Any) -> Path:
 
 
 def load(directory: Path, **options: Any) -> Model:
-    return load_model(directory, torch.float32, plain_linear, **options)
+    return load_model(directory, torch.float32, PLAIN_KERNELS, **options)
 
 
 def edit(directory: Path, change: Callable[[dict[str, Tensor]], object]) -> None:

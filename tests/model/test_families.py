@@ -10,8 +10,9 @@ from torch import Tensor
 
 from headstream.model.batch import Taps
 from headstream.model.families.base import Model
+from headstream.model.kernels import Kernels
 from headstream.model.loading.load import load_model
-from model_reference import plain_linear, run_packed
+from model_reference import PLAIN_KERNELS, run_packed
 
 SIZES = {
     "vocab_size": 97,
@@ -105,9 +106,11 @@ def _oracle_run(oracle: Any, ids: list[int]) -> tuple[Tensor, list[Tensor], Tens
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_packed_run_equals_transformers_alone(case: str, make_checkpoint: Any) -> None:
+def test_packed_run_equals_transformers_alone(
+    case: str, make_checkpoint: Any, kernels: Kernels
+) -> None:
     directory, oracle = make_checkpoint(CASES[case][0], **CASES[case][1])
-    model = load_model(directory, torch.float32, plain_linear)
+    model = load_model(directory, torch.float32, kernels)
     sequences = _sequences()
     for ids, run in zip(sequences, run_packed(model, sequences), strict=True):
         logits, resid, final = _oracle_run(oracle, ids)
@@ -120,15 +123,15 @@ def test_packed_run_equals_transformers_alone(case: str, make_checkpoint: Any) -
 
 @pytest.mark.parametrize("case", ["gpt2", "llama", "qwen3", "gemma3"])
 def test_bfloat16_is_no_further_from_the_truth_than_transformers(
-    case: str, make_checkpoint: Any
+    case: str, make_checkpoint: Any, kernels: Kernels
 ) -> None:
     directory, oracle = make_checkpoint(CASES[case][0], **CASES[case][1])
-    model = load_model(directory, torch.bfloat16, plain_linear)
+    model = load_model(directory, torch.bfloat16, kernels)
     ids = _sequences()[2]
     [run] = run_packed(model, [ids])
     theirs, resid, _ = _oracle_run(oracle.to(torch.bfloat16), ids)
     truth, _, _ = _oracle_run(oracle.double(), ids)  # of the rounded weights
-    assert run.logits.dtype == torch.bfloat16
+    assert run.logits.dtype == torch.float32
     assert torch.equal(run.resid[0], resid[0])
     assert (run.logits - truth).norm() < 1.2 * (theirs - truth).norm()
 
@@ -136,27 +139,17 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers(
 @pytest.fixture
 def gemma3(make_checkpoint: Any) -> Model:
     directory, _ = make_checkpoint(CASES["gemma3"][0], **CASES["gemma3"][1])
-    return load_model(directory, torch.bfloat16, plain_linear)
+    return load_model(directory, torch.bfloat16, PLAIN_KERNELS)
 
 
-def test_rescore_is_the_exact_logit(gemma3: Model) -> None:
+def test_logits_are_exact_sums_of_bfloat16_rows(gemma3: Model) -> None:
     rows = torch.randn(5, 32).bfloat16()
-    ids = torch.randint(0, 97, (5, 7))
     unembedding = gemma3.static_embeddings(torch.arange(97)).double()
     unembedding /= torch.tensor(32**0.5).bfloat16().double()  # the scale of Gemma's embedding
-    exact = (rows.double() @ unembedding.T).gather(1, ids)
-    exact = torch.tanh(exact / 3.0) * 3.0
-    scores = gemma3.rescore(rows, ids)
-    assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores.double(), exact, atol=2e-2, rtol=0)
-
-
-def test_rescored_row_does_not_depend_on_its_neighbours(gemma3: Model) -> None:
-    rows = torch.randn(6, 32).bfloat16()
-    ids = torch.randint(0, 97, (6, 9))
-    together = gemma3.rescore(rows, ids)
-    for r in range(6):
-        assert torch.equal(gemma3.rescore(rows[r : r + 1], ids[r : r + 1])[0], together[r])
+    exact = torch.tanh(rows.double() @ unembedding.T / 3.0) * 3.0
+    logits = gemma3.unembed(rows)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits.double(), exact, atol=2e-2, rtol=0)
 
 
 def test_static_embeddings_are_layer_zero(gemma3: Model) -> None:
@@ -169,10 +162,8 @@ def test_every_weight_lives_on_the_given_device(case: str, make_checkpoint: Any)
     directory, _ = make_checkpoint(CASES[case][0], **CASES[case][1])
     # "meta" refuses to mix with tensors of another device, as CUDA does, and is everywhere.
     meta = torch.device("meta")
-    model = load_model(directory, torch.bfloat16, plain_linear, device=meta)
+    model = load_model(directory, torch.bfloat16, PLAIN_KERNELS, device=meta)
     ids = torch.zeros(5, dtype=torch.int64, device=meta)
     resid = model.forward(ids, ids, lambda layer, q, k, v: q, Taps({1: ids}))
     logits = model.unembed(model.final_norm(resid))
-    scores = model.rescore(resid, ids[:, None])
-    assert (logits.device, scores.device) == (meta, meta)
-    assert (logits.shape, scores.shape) == ((5, 97), (5, 1))
+    assert (logits.device, logits.shape, logits.dtype) == (meta, (5, 97), torch.float32)

@@ -14,7 +14,7 @@ from headstream.model.loading.cache import build_once
 from headstream.model.loading.gguf import converted
 from headstream.model.loading.gguf_config import config_from_metadata
 from headstream.model.loading.load import load_model
-from model_reference import plain_linear, run_packed
+from model_reference import PLAIN_KERNELS, run_packed
 
 SIZES: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "vocab_size": 300}
 LLAMA = SIZES | {
@@ -94,7 +94,7 @@ def test_converted_file_computes_the_model(
     _, oracle = make_checkpoint(arch, **sizes)
     write_gguf(tmp_path / "tiny.gguf", arch, oracle)
     directory = converted(tmp_path / "tiny.gguf", tmp_path / "cache")
-    [run] = run_packed(load_model(directory, torch.float32, plain_linear), [IDS])
+    [run] = run_packed(load_model(directory, torch.float32, PLAIN_KERNELS), [IDS])
     with torch.inference_mode():
         wanted = oracle(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(run.logits, wanted, atol=1e-5, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_converted_file_equals_transformers_own_reading(
     directory = converted(tmp_path / "tiny.gguf", tmp_path / "cache")
     auto: Any = AutoModelForCausalLM
     theirs = auto.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
-    [run] = run_packed(load_model(directory, torch.float32, plain_linear), [IDS])
+    [run] = run_packed(load_model(directory, torch.float32, PLAIN_KERNELS), [IDS])
     with torch.inference_mode():
         wanted = theirs(torch.tensor([IDS])).logits[0]
     torch.testing.assert_close(run.logits, wanted, atol=1e-5, rtol=1e-5)

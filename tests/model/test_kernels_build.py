@@ -14,7 +14,7 @@ import torch
 
 from attention_reference import Bench, attention_spec, exact_attention, model_config, random_text
 from headstream.model import kernels
-from headstream.model.attention.cpu import CpuAttention
+from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.kernels import TORCH_KERNELS, build, load_kernels
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kv_cache import KVCache
@@ -106,7 +106,7 @@ def test_an_unknown_symbol_is_an_unavailable_kernel(sources: Path, tmp_path: Pat
 
 def test_no_compiler(no_compiler: None, tmp_path: Path) -> None:
     with pytest.raises(KernelUnavailableError, match="no C\\+\\+ compiler"):
-        build.load("attend_rows", tmp_path / "cache")
+        build.load("attend", tmp_path / "cache")
 
 
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(compiler.parent))
     with pytest.raises(KernelUnavailableError, match="out of order"):
-        build.load("attend_rows", tmp_path / "cache")
+        build.load("attend", tmp_path / "cache")
 
 
 def test_a_compiler_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_a_compiler_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.M
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(compiler.parent))
     with pytest.raises(KernelUnavailableError):
-        build.load("attend_rows", tmp_path / "cache")
+        build.load("attend", tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written(sources: Path, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_real_sources_compile_without_a_word(tmp_path: Path) -> None:
         assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_a_compiler_attention_runs_on_torch(
+def test_without_a_compiler_all_runs_on_torch(
     no_compiler: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = load_kernels(tmp_path / "cache")
@@ -167,7 +167,7 @@ def test_without_a_compiler_attention_runs_on_torch(
     assert found.name == "torch"
     spec = attention_spec(4, 2, 16)
     cache = KVCache(model_config(spec), 8, 16, torch.float32, torch.device("cpu"))
-    bench = Bench(cache, CpuAttention((spec,), cache, found.attend_rows))
+    bench = Bench(cache, SdpaAttention((spec,), cache))
     text = random_text(spec, 30, torch.float32, prompt=20)
     bench.place(text)
     [z] = bench.step([(text, 0, 30)])

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headstream.model import linear as linear_module
-from headstream.model.linear import bf16_is_fast, make_linear, onednn_works
+from headstream.model.kernels import Kernels, onednn
+from headstream.model.kernels.linear import MakeLinear, make_linear_torch
 
 SHAPES = [
     (640, 1536),  # K, out: Gemma 3 270M's layers
@@ -25,20 +25,22 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["fp32", "bf16"])
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    if request.param == "fp32":
-        return torch.float32
-    if not bf16_is_fast():
-        pytest.skip("this processor does not multiply bfloat16 natively: it is not packed")
-    return torch.bfloat16
+    return request.param
 
 
 @pytest.fixture
-def packed(dtype: torch.dtype) -> torch.dtype:
-    if not onednn_works(dtype):
+def make_linear(kernels: Kernels) -> MakeLinear:
+    return kernels.linear
+
+
+@pytest.fixture
+def packed(kernels: Kernels, dtype: torch.dtype) -> MakeLinear:
+    """A linear that packs its weight and gives a row the same bits in every batch."""
+    if kernels.name == "torch" and not onednn.works(dtype):
         pytest.skip("oneDNN's packed linear does not work here: F.linear stands in")
-    return dtype
+    return kernels.linear
 
 
 def numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -47,7 +49,9 @@ def numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_product_is_right(shape: tuple[int, int], with_bias: bool, dtype: torch.dtype) -> None:
+def test_product_is_right(
+    shape: tuple[int, int], with_bias: bool, dtype: torch.dtype, make_linear: MakeLinear
+) -> None:
     width, out = shape
     weight = numbers(out, width, dtype=dtype)
     bias = numbers(out, dtype=dtype, seed=1) * 30 if with_bias else None
@@ -63,38 +67,75 @@ def test_product_is_right(shape: tuple[int, int], with_bias: bool, dtype: torch.
         torch.testing.assert_close(y.double(), exact, atol=unit * width**0.5, rtol=unit)
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_row_has_the_same_bits_in_every_batch(
-    shape: tuple[int, int], with_bias: bool, packed: torch.dtype
+    shape: tuple[int, int], with_bias: bool, wide: bool, dtype: torch.dtype, packed: MakeLinear
 ) -> None:
     width, out = shape
-    linear = make_linear(
-        numbers(out, width, dtype=packed),
-        numbers(out, dtype=packed, seed=1) if with_bias else None,
+    linear = packed(
+        numbers(out, width, dtype=dtype),
+        numbers(out, dtype=dtype, seed=1) if with_bias else None,
+        wide=wide,
     )
-    x = numbers(512, width, dtype=packed, seed=2)
+    x = numbers(512, width, dtype=dtype, seed=2)
     many = linear(x)
     for rows in (*range(1, 71), 255, 256, 257):
         assert torch.equal(linear(x[:rows]), many[:rows]), rows
         assert torch.equal(linear(x[-rows:]), many[-rows:]), rows  # at another place in the batch
 
 
-def test_one_row_is_no_view_of_a_wider_one(packed: torch.dtype) -> None:
-    linear = make_linear(numbers(8, 16, dtype=packed), None)
-    assert linear(numbers(1, 16, dtype=packed)).shape == (1, 8)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_wide_product_is_not_rounded(
+    shape: tuple[int, int], dtype: torch.dtype, make_linear: MakeLinear
+) -> None:
+    width, out = shape
+    weight, bias = numbers(out, width, dtype=dtype), numbers(out, dtype=dtype, seed=1)
+    x = numbers(37, width, dtype=dtype, seed=2)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    y = make_linear(weight, bias, wide=True)(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y.double(), exact, atol=2**-17 * width**0.5, rtol=2**-17)
 
 
-def test_no_rows(dtype: torch.dtype) -> None:
+def test_large_results_are_the_same_bits(dtype: torch.dtype, native_kernels: Kernels) -> None:
+    """They are stored past the caches, which small ones are not."""
+    linear = native_kernels.linear(numbers(50_000, 64, dtype=dtype), None, wide=True)
+    x = numbers(120, 64, dtype=dtype)
+    many = linear(x)
+    assert many.nbytes > 1 << 24
+    for row in (0, 59, 119):
+        assert torch.equal(linear(x[row : row + 1])[0], many[row])
+
+
+def test_number_of_threads_changes_no_bit(dtype: torch.dtype, native_kernels: Kernels) -> None:
+    linear = native_kernels.linear(numbers(1000, 640, dtype=dtype), None)
+    x = numbers(77, 640, dtype=dtype, seed=1)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(linear(x))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_one_row_is_no_view_of_a_wider_one(dtype: torch.dtype, make_linear: MakeLinear) -> None:
+    linear = make_linear(numbers(8, 16, dtype=dtype), None)
+    assert linear(numbers(1, 16, dtype=dtype)).shape == (1, 8)
+
+
+def test_no_rows(dtype: torch.dtype, make_linear: MakeLinear) -> None:
     linear = make_linear(numbers(8, 16, dtype=dtype), numbers(8, dtype=dtype))
     assert linear(numbers(0, 16, dtype=dtype)).shape == (0, 8)
 
 
-def test_inputs_need_not_be_contiguous(dtype: torch.dtype) -> None:
+def test_inputs_need_not_be_contiguous(dtype: torch.dtype, make_linear: MakeLinear) -> None:
     weight = numbers(24, 16, dtype=dtype)
     x = numbers(9, 48, dtype=dtype)
     expected = make_linear(weight, None)(x[:, 16:32].contiguous())
     assert torch.equal(make_linear(weight, None)(x[:, 16:32]), expected)
+    assert torch.equal(make_linear(weight, None)(x[:, 16:32].T.contiguous().T), expected)
     transposed = numbers(16, 24, dtype=dtype).T
     expected = make_linear(transposed.contiguous(), None)(x[:, :16])
     assert torch.equal(make_linear(transposed, None)(x[:, :16]), expected)
@@ -103,13 +144,46 @@ def test_inputs_need_not_be_contiguous(dtype: torch.dtype) -> None:
     )
 
 
-def test_the_weight_may_be_freed_or_overwritten(packed: torch.dtype) -> None:
-    weight = numbers(24, 16, dtype=packed)
-    x = numbers(3, 16, dtype=packed)
-    linear = make_linear(weight, None)
+def test_the_weight_may_be_freed_or_overwritten(dtype: torch.dtype, packed: MakeLinear) -> None:
+    weight = numbers(24, 16, dtype=dtype)
+    x = numbers(3, 16, dtype=dtype)
+    linear = packed(weight, None)
     before = linear(x)
     weight.zero_()
     assert torch.equal(linear(x), before)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize(("width", "out"), [(640, 2048), (64, 96), (10, 7), (7, 32), (2, 32)])
+def test_gated_product(  # noqa: PLR0917
+    width: int, out: int, activation: str, with_bias: bool, dtype: torch.dtype, kernels: Kernels
+) -> None:
+    gate, up = (
+        (
+            numbers(out, width, dtype=dtype, seed=seed),
+            numbers(out, dtype=dtype, seed=seed + 2) if with_bias else None,
+        )
+        for seed in (0, 1)
+    )
+    linear = kernels.gated(gate, up, activation)
+    x = numbers(150, width, dtype=dtype, seed=5) / width**0.5
+    halves = [
+        F.linear(x.double(), w.double(), None if b is None else b.double()) for w, b in (gate, up)
+    ]
+    functions = {
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "silu": F.silu,
+    }
+    exact = functions[activation](halves[0]) * halves[1]
+    y = linear(x)
+    assert y.dtype == dtype
+    unit = 2**-6 if dtype == torch.bfloat16 else 2**-17
+    torch.testing.assert_close(y.double(), exact, atol=unit, rtol=unit)
+    if kernels.name == "native":
+        for row in (0, 77, 149):
+            assert torch.equal(linear(x[row : row + 1])[0], y[row])
 
 
 class _Elsewhere:
@@ -135,12 +209,12 @@ def test_self_check_falls_back_to_the_public_operator(
     run: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operators = {"_reorder_linear_weight": lambda w, _: w, "_linear_pointwise": run} if run else {}
-    monkeypatch.setattr(linear_module, "torch", _Elsewhere(**operators))
-    onednn_works.cache_clear()
+    monkeypatch.setattr(onednn, "torch", _Elsewhere(**operators))
+    onednn.works.cache_clear()
     try:
-        assert not onednn_works(torch.float32)
+        assert not onednn.works(torch.float32)
         weight, bias = numbers(24, 16, dtype=torch.float32), numbers(24, dtype=torch.float32)
         x = numbers(5, 16, dtype=torch.float32)
-        assert torch.equal(make_linear(weight, bias)(x), F.linear(x, weight, bias))
+        assert torch.equal(make_linear_torch(weight, bias)(x), F.linear(x, weight, bias))
     finally:
-        onednn_works.cache_clear()
+        onednn.works.cache_clear()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from headstream.model.loading.load import load_model
-from model_reference import plain_linear, run_packed
+from model_reference import PLAIN_KERNELS, run_packed
 
 Vector = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def test_packed_gpt2_is_the_textbook_gpt2(make_checkpoint: Any) -> None:
     )  # fmt: skip
     textbook = TextbookGPT2(load_file(directory / "model.safetensors"), n_layers=2, n_heads=3)
     sequences = [[5, 17, 3, 3, 49], [0], [8, 2, 30]]
-    runs = run_packed(load_model(directory, torch.float32, plain_linear), sequences)
+    runs = run_packed(load_model(directory, torch.float32, PLAIN_KERNELS), sequences)
     for ids, run in zip(sequences, runs, strict=True):
         wanted = np.stack(textbook.logits(ids))
         np.testing.assert_allclose(run.logits.numpy(), wanted, atol=1e-5, rtol=1e-5)

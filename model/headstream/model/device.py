@@ -7,7 +7,7 @@ import ctypes
 import torch
 
 from headstream.model.errors import ModelError
-from headstream.model.linear import bf16_is_fast
+from headstream.model.kernels.onednn import bf16_is_fast
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 

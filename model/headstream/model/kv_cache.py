@@ -7,12 +7,14 @@ from torch import Tensor
 
 from headstream.model.config import ModelConfig
 
+_VECTOR = 16
+
 Pools = tuple[Tensor, Tensor]
 """The K and the V pool of one layer: [num_blocks, block_size, G, D] each."""
 
 
 class KVCache:
-    """K and V of all layers, each [num_blocks, block_size, G, D].
+    """K and V of all layers, each [num_blocks, block_size, G, D], D in whole vectors of 16.
 
     Which block belongs to whom is the scheduler's business; here a slot is
     ``block_id * block_size + offset``. The memory is not touched before it is written, so blocks
@@ -29,13 +31,16 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (2, config.n_layers, num_blocks, block_size, config.n_kv_heads, config.d_head)
+        width = _whole_vectors(config.d_head)
+        shape = (2, config.n_layers, num_blocks, block_size, config.n_kv_heads, width)
         self.device = device
         self._pool = torch.empty(shape, dtype=dtype, device=device)
+        self._d_head = config.d_head
 
     def layer(self, layer: int) -> Pools:
         """The pools of one layer, counted from 0."""
-        return self._pool[0, layer], self._pool[1, layer]
+        keys, values = self._pool[:, layer, ..., : self._d_head]
+        return keys, values
 
     def write(self, layer: int, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
         """Put ``k``, ``v`` [N, G, D] into the slots int64 [N]."""
@@ -49,6 +54,11 @@ class KVCache:
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one block over all layers: 2 L block_size G D elements."""
-    elements = 2 * config.n_layers * block_size * config.n_kv_heads * config.d_head
+    """Bytes of one block over all layers: 2 L block_size G D elements, D in whole vectors."""
+    width = _whole_vectors(config.d_head)
+    elements = 2 * config.n_layers * block_size * config.n_kv_heads * width
     return elements * dtype.itemsize
+
+
+def _whole_vectors(d_head: int) -> int:
+    return -(-d_head // _VECTOR) * _VECTOR

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from headstream.model.attention.base import AttentionBackend
-from headstream.model.attention.cpu import CpuAttention
 from headstream.model.attention.cuda import CudaAttention
+from headstream.model.attention.native import NativeAttention
+from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.batch import FINAL, PackedBatch, RowResult, StepOutput, Taps
 from headstream.model.families.base import Model
 from headstream.model.heads import finish_rows
-from headstream.model.kernels import TORCH_KERNELS, Kernels, load_kernels
+from headstream.model.kernels import Kernels
+from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
 
 
@@ -33,11 +34,18 @@ class Runner:
     def backend(self) -> str:
         """The kernels in use, for the fingerprint: others may round otherwise.
 
-        On CPU the number of threads is part of it, since kernels cut their sums by it.
+        Where torch computes on the CPU the number of threads is part of it, since it cuts sums by
+        it; the native kernels do not.
         """
-        device = self.cache.device.type
-        name = f"{device}-{self._attention.name}-{self._kernels.name}"
-        return f"{name}-threads{torch.get_num_threads()}" if device == "cpu" else name
+        device, attention, kernels = (
+            self.cache.device.type,
+            self._attention.name,
+            self._kernels.name,
+        )
+        name = f"{device}-{attention}-{kernels}"
+        if device == "cpu" and (attention, kernels) != ("native", "native"):
+            return f"{name}-threads{torch.get_num_threads()}"
+        return name
 
     @torch.inference_mode()
     def run(self, batch: PackedBatch) -> StepOutput:
@@ -65,10 +73,15 @@ class Runner:
         return self.model.static_embeddings(ids).cpu()
 
 
-def make_runner(model: Model, cache: KVCache, device: torch.device, kernel_dir: Path) -> Runner:
-    """The runner of a device, with the best kernels it can have."""
+def make_runner(model: Model, cache: KVCache, kernels: Kernels) -> Runner:
+    """The runner of the cache's device."""
+    return Runner(model, cache, _attention(model, cache, kernels), kernels)
+
+
+def _attention(model: Model, cache: KVCache, kernels: Kernels) -> AttentionBackend:
     specs = model.config.attention
-    if device.type == "cuda":
-        return Runner(model, cache, CudaAttention(specs, cache), TORCH_KERNELS)
-    kernels = load_kernels(kernel_dir)
-    return Runner(model, cache, CpuAttention(specs, cache, kernels.attend_rows), kernels)
+    if cache.device.type == "cuda":
+        return CudaAttention(specs, cache)
+    if kernels.attend is not None and all(supports(spec, cache.block_size) for spec in specs):
+        return NativeAttention(specs, cache, kernels.attend)
+    return SdpaAttention(specs, cache)

@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 from headstream.model.config import ModelConfig
 from headstream.model.errors import UnsupportedModelError
-from headstream.model.families.base import MakeLinear, Model
+from headstream.model.families.base import Model
 from headstream.model.families.gemma3 import Gemma3Model
 from headstream.model.families.gpt2 import GPT2Model
 from headstream.model.families.llama import LlamaModel
+from headstream.model.kernels import Kernels
 from headstream.model.weights import Weights
 
 __all__ = ["ARCHITECTURES", "build_model", "family_of"]
 
-_FAMILIES: dict[str, Callable[[ModelConfig, Weights, MakeLinear], Model]] = {
+_FAMILIES: dict[str, Callable[[ModelConfig, Weights, Kernels], Model]] = {
     "gpt2": GPT2Model,
     "llama": LlamaModel,
     "gemma3": Gemma3Model,
@@ -43,8 +44,8 @@ def family_of(architecture: str) -> str:
     return ARCHITECTURES[architecture]
 
 
-def build_model(config: ModelConfig, weights: Weights, make_linear: MakeLinear) -> Model:
-    """The model ``config`` describes, its linears made by ``make_linear``.
+def build_model(config: ModelConfig, weights: Weights, kernels: Kernels) -> Model:
+    """The model ``config`` describes, computed by ``kernels``.
 
     Raises:
         UnsupportedModelError: an unknown family, activation or rotary scaling.
@@ -53,4 +54,4 @@ def build_model(config: ModelConfig, weights: Weights, make_linear: MakeLinear) 
     if config.family not in _FAMILIES:
         known = ", ".join(_FAMILIES)
         raise UnsupportedModelError(f"family {config.family!r} is unknown (known: {known})")
-    return _FAMILIES[config.family](config, weights, make_linear)
+    return _FAMILIES[config.family](config, weights, kernels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -10,12 +9,6 @@ from torch import Tensor
 from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
-
-Linear = Callable[[Tensor], Tensor]
-"""x [M, K] -> [M, out]; owns its weight, packed for the device."""
-
-MakeLinear = Callable[[Tensor, Tensor | None], Linear]
-"""(weight [out, K], bias [out] or None) -> Linear; the device's way of packing weights."""
 
 
 class Model(Protocol):
@@ -40,12 +33,5 @@ class Model(Protocol):
         ...
 
     def unembed(self, rows: Tensor) -> Tensor:
-        """Normed rows [R, d] -> logits [R, V], in the weights' dtype."""
-        ...
-
-    def rescore(self, rows: Tensor, token_ids: Tensor) -> Tensor:
-        """Exact logits of chosen tokens: rows [R, d], ids int64 [R, K] -> float32 [R, K].
-
-        Every row's sum runs in float32 and depends on that row alone.
-        """
+        """Normed rows [R, d] -> logits float32 [R, V]."""
         ...

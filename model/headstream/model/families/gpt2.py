@@ -12,8 +12,7 @@ from torch import Tensor
 from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
-from headstream.model.families.base import MakeLinear
-from headstream.model.layers.activation import Activation
+from headstream.model.kernels import Kernels
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.mlp import MLP
@@ -26,16 +25,16 @@ from headstream.model.weights import Weights
 class GPT2Model:
     """ids + positions -> residual stream -> logits; see ``families.base.Model``."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, make_linear: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, kernels: Kernels) -> None:
         d = config.d_model
         self.config = config
         self._embed = Embedding(weights.take("wte.weight", (config.d_vocab, d)))
         self._positions = Embedding(weights.take("wpe.weight", (config.max_model_len, d)))
         self._layers = [
-            GPT2Layer(config, index, weights, make_linear) for index in range(config.n_layers)
+            GPT2Layer(config, index, weights, kernels) for index in range(config.n_layers)
         ]
         self._norm = _norm(config, weights, "ln_f")
-        self._unembed = Unembedding.take(config, weights, self._embed, make_linear)
+        self._unembed = Unembedding.take(config, weights, self._embed, kernels)
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
         """Rows of E [n, d] for ``input_ids`` int64 [n], without positions."""
@@ -46,7 +45,7 @@ class GPT2Model:
         resid = self._embed(input_ids) + self._positions(positions)  # [N, d]
         taps.record(0, resid)
         for index, layer in enumerate(self._layers):
-            resid = layer(resid, attend)
+            layer(resid, positions, attend)
             taps.record(index + 1, resid)
         return resid
 
@@ -55,41 +54,36 @@ class GPT2Model:
         return self._norm(resid)
 
     def unembed(self, rows: Tensor) -> Tensor:
-        """Normed rows [R, d] -> logits [R, V]."""
+        """Normed rows [R, d] -> logits float32 [R, V]."""
         return self._unembed(rows)
-
-    def rescore(self, rows: Tensor, token_ids: Tensor) -> Tensor:
-        """Normed rows [R, d], ids int64 [R, K] -> float32 logits [R, K]."""
-        return self._unembed.rescore(rows, token_ids)
 
 
 class GPT2Layer:
     """resid += attention(norm(resid)); resid += mlp(norm(resid))."""
 
-    def __init__(
-        self, config: ModelConfig, index: int, weights: Weights, make_linear: MakeLinear
-    ) -> None:
+    def __init__(self, config: ModelConfig, index: int, weights: Weights, kernels: Kernels) -> None:
         d, name = config.d_model, f"h.{index}"
         self._index = index
+        self._add = kernels.add
         self._norm_attention = _norm(config, weights, f"{name}.ln_1")
         qkv = _transposed(weights, f"{name}.attn.c_attn", 3 * d, d)
-        self._qkv = QKV(qkv, config.attention[index], make_linear)
+        self._qkv = QKV(qkv, config.attention[index], None, kernels)
         out = _transposed(weights, f"{name}.attn.c_proj", d, d)
-        self._out = make_linear(out.weight, out.bias)
+        self._out = kernels.linear(out.weight, out.bias)
         self._norm_mlp = _norm(config, weights, f"{name}.ln_2")
         self._mlp = MLP(
             _transposed(weights, f"{name}.mlp.c_fc", config.d_mlp, d),
             _transposed(weights, f"{name}.mlp.c_proj", d, config.d_mlp),
-            Activation(config.activation),
-            make_linear,
+            config.activation,
+            kernels,
         )
 
-    def __call__(self, resid: Tensor, attend: Attend) -> Tensor:
-        """[N, d] -> [N, d]."""
-        q, k, v = self._qkv(self._norm_attention(resid))  # [N, H, D] each
+    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend) -> None:
+        """Add to ``resid`` [N, d] in place."""
+        q, k, v = self._qkv(self._norm_attention(resid), positions)  # [N, H, D] each
         z = attend(self._index, q, k, v).flatten(1)  # [N, H * D]
-        resid = resid + self._out(z)
-        return resid + self._mlp(self._norm_mlp(resid))
+        self._add(resid, self._out(z), None)
+        self._add(resid, self._mlp(self._norm_mlp(resid)), None)
 
 
 def _norm(config: ModelConfig, weights: Weights, name: str) -> LayerNorm:

@@ -1,4 +1,8 @@
-"""Small native kernels, compiled for the processor at hand at first use, cached, and optional."""
+"""What the layers compute with: native kernels, or their torch twins.
+
+The native ones are compiled for the processor at hand at first use, cached, and optional: without a
+compiler everything works, slower. On a GPU the twins run.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstream.model.kernels import attend_rows, scan_rows
-from headstream.model.kernels.attend_rows import AttendRows
+from headstream.model.kernels import attend, gate, linear, norm, scan_rows, turn_heads
+from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
+from headstream.model.kernels.gate import Gate
+from headstream.model.kernels.linear import MakeGated, MakeLinear, NativeLinear
+from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.scan_rows import ScanRows
+from headstream.model.kernels.turn_heads import TurnHeads
 
 _log = logging.getLogger(__name__)
 
@@ -19,21 +27,46 @@ class Kernels:
     """One implementation of every kernel."""
 
     name: str  # native | torch
-    attend_rows: AttendRows
+    linear: MakeLinear
+    gated: MakeGated
+    rms_norm: RmsNorm
+    add: Add
+    add_norm: AddNorm
+    turn_heads: TurnHeads
+    gate: Gate
     scan_rows: ScanRows
+    attend: AttendKernel | None  # None: the attention backends of torch
 
 
-TORCH_KERNELS = Kernels("torch", attend_rows.attend_rows_torch, scan_rows.scan_rows_torch)
+TORCH_KERNELS = Kernels(
+    name="torch",
+    linear=linear.make_linear_torch,
+    gated=linear.make_gated_torch,
+    rms_norm=norm.rms_norm_torch,
+    add=norm.add_torch,
+    add_norm=norm.add_norm_torch,
+    turn_heads=turn_heads.turn_heads_torch,
+    gate=gate.gate_torch,
+    scan_rows=scan_rows.scan_rows_torch,
+    attend=None,
+)
 
 
 def load_kernels(cache_dir: Path) -> Kernels:
-    """The native kernels, compiled into ``cache_dir``, or their torch twins.
-
-    Native code is an option: without a compiler everything works, slower.
-    """
+    """The native kernels, compiled into ``cache_dir``, or their torch twins."""
     try:
+        linears, norms = NativeLinear(cache_dir), NativeNorm(cache_dir)
         return Kernels(
-            "native", attend_rows.load_native(cache_dir), scan_rows.load_native(cache_dir)
+            name="native",
+            linear=linears.linear,
+            gated=linears.gated,
+            rms_norm=norms.rms_norm,
+            add=norms.add,
+            add_norm=norms.add_norm,
+            turn_heads=turn_heads.load_native(cache_dir),
+            gate=gate.load_native(cache_dir),
+            scan_rows=scan_rows.load_native(cache_dir),
+            attend=attend.load_native(cache_dir),
         )
     except KernelUnavailableError as error:
         _log.warning("the slower torch twins of the native kernels run: %s", error)

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "numbers.h"
+#include "tile.h"
 
 namespace {
 
@@ -26,80 +26,125 @@ inline bool before(const Entry& a, const Entry& b) {
   return a.value > b.value || (a.value == b.value && a.id < b.id);
 }
 
-// The `count` largest entries of a row, in order. Most strides hold nothing above the current
-// threshold and are passed over with one comparison.
-template <typename T>
-void largest(const T* row, int64_t n, int64_t count, std::vector<Entry>& found) {
-  const size_t room = 4 * count;
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+inline float largest_lane(Floats x) {
+  float highest = x[0];
+  for (int i = 1; i < kLanes; ++i) highest = std::max(highest, x[i]);
+  return highest;
+}
+
+inline bool any_above(Floats x, float bound) {
+#ifdef __AVX512F__
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
+#else
+  return largest_lane(x) > bound;
+#endif
+}
+
+// The `count` largest entries seen so far. Most strides hold nothing above the current threshold and
+// are passed over with one comparison.
+struct Largest {
+  size_t count;
+  std::vector<Entry> found;
   float threshold = -std::numeric_limits<float>::infinity();
-  found.clear();
-  auto shrink = [&] {
+
+  explicit Largest(int64_t wanted) : count(wanted) { found.reserve(4 * count); }
+
+  void clear() {
+    found.clear();
+    threshold = -std::numeric_limits<float>::infinity();
+  }
+
+  void shrink() {
     std::nth_element(found.begin(), found.begin() + (count - 1), found.end(), before);
     found.resize(count);
     threshold = found[count - 1].value;
-  };
-  for (int64_t begin = 0; begin < n; begin += kStride) {
-    const int64_t end = std::min(n, begin + kStride);
-    float highest = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : highest)
-    for (int64_t i = begin; i < end; ++i) highest = std::max(highest, load(row[i]));
-    if (highest <= threshold && static_cast<int64_t>(found.size()) >= count) continue;
+  }
+
+  // Looks through entries [begin, end) of a row and returns the highest of them.
+  float look(const float* row, int64_t begin, int64_t end) {
+    Floats highest = -std::numeric_limits<float>::infinity() - Floats{};
+    int64_t i = begin;
+    for (; i + kStride <= end; i += kStride) {
+      Floats peak = load_floats(row + i);
+      for (int64_t j = kLanes; j < kStride; j += kLanes)
+        peak = larger(load_floats(row + i + j), peak);
+      highest = larger(peak, highest);
+      if (found.size() < count || any_above(peak, threshold)) pick(row, i, i + kStride);
+    }
+    float rest = largest_lane(highest);
+    for (int64_t j = i; j < end; ++j) rest = std::max(rest, row[j]);
+    pick(row, i, end);
+    return rest;
+  }
+
+  void pick(const float* row, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const float value = load(row[i]);
       // An entry equal to the threshold has a higher id than those that set it.
-      if (value > threshold || static_cast<int64_t>(found.size()) < count) {
-        // NaN has no place in an order, and the sorts below need one.
-        found.push_back({value == value ? value : -std::numeric_limits<float>::infinity(), i});
-        if (found.size() == room) shrink();
+      if (row[i] > threshold || found.size() < count) {
+        // NaN has no place in an order, and the sorts need one.
+        found.push_back({row[i] == row[i] ? row[i] : -std::numeric_limits<float>::infinity(), i});
+        if (found.size() == 4 * count) shrink();
       }
     }
   }
-  std::sort(found.begin(), found.end(), before);
-  found.resize(count);
-}
 
-// Blocks are summed in float, and the blocks in double: a row has 10^5 entries.
-template <typename T>
-float log_sum_exp(const T* row, int64_t n, float maximum) {
+  void sort() {
+    std::sort(found.begin(), found.end(), before);
+    found.resize(count);
+  }
+};
+
+// log(sum(exp(x))) of blocks that come one after the other, each summed in float while it is near,
+// and the blocks in double: a row has 10^5 entries.
+struct LogSumExp {
+  float maximum = -std::numeric_limits<float>::infinity();
   double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = std::min(n, begin + kBlock);
+
+  void add(const float* row, int64_t begin, int64_t end, float highest) {
+    if (highest > maximum) {
+      if (total > 0) total *= std::exp(static_cast<double>(maximum) - highest);
+      maximum = highest;
+    }
+    if (maximum == -std::numeric_limits<float>::infinity()) {  // nothing yet, or not numbers
+      for (int64_t i = begin; i < end; ++i) total += row[i] != row[i] ? row[i] : 0;
+      return;
+    }
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += exp_negative(load(row[i]) - maximum);
+    for (int64_t i = begin; i < end; ++i) sum += exp_negative(row[i] - maximum);
     total += sum;
   }
-  return static_cast<float>(maximum + std::log(total));
-}
 
-template <typename T>
-void scan_rows(const T* logits, int64_t rows, int64_t n, int64_t count, float* values,
-               int64_t* ids, float* totals) {
-#pragma omp parallel
-  {
-    std::vector<Entry> found;
-    found.reserve(4 * count);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* row = logits + r * n;
-      largest(row, n, count, found);
-      for (int64_t i = 0; i < count; ++i) {
-        values[r * count + i] = found[i].value;
-        ids[r * count + i] = found[i].id;
-      }
-      totals[r] = log_sum_exp(row, n, found[0].value);
-    }
+  float value() const { return static_cast<float>(maximum + std::log(total)); }
+};
+
+void scan_row(const float* row, int64_t n, Largest& largest, LogSumExp& sum) {
+  largest.clear();
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    sum.add(row, begin, end, largest.look(row, begin, end));
   }
+  largest.sort();
 }
 
 }  // namespace
 
-extern "C" void scan_rows_float32(const float* logits, int64_t rows, int64_t n, int64_t count,
-                                  float* values, int64_t* ids, float* totals) {
-  scan_rows(logits, rows, n, count, values, ids, totals);
-}
-
-extern "C" void scan_rows_bfloat16(const headstream::Bf16* logits, int64_t rows, int64_t n,
-                                   int64_t count, float* values, int64_t* ids, float* totals) {
-  scan_rows(logits, rows, n, count, values, ids, totals);
+extern "C" void scan_rows(const float* logits, int64_t rows, int64_t n, int64_t count,
+                          float* values, int64_t* ids, float* totals) {
+#pragma omp parallel
+  {
+    Largest largest(count);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t r = 0; r < rows; ++r) {
+      LogSumExp sum;
+      scan_row(logits + r * n, n, largest, sum);
+      for (int64_t i = 0; i < count; ++i) {
+        values[r * count + i] = largest.found[i].value;
+        ids[r * count + i] = largest.found[i].id;
+      }
+      totals[r] = sum.value();
+    }
+  }
 }

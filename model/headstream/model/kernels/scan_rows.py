@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headstream.model.kernels import build
+from headstream.model.kernels.library import function
 
 
 class RowScan(NamedTuple):
@@ -22,12 +22,12 @@ class RowScan(NamedTuple):
 
 
 ScanRows = Callable[[Tensor, int], RowScan]
-"""(logits [R, V] float32 or bfloat16, K) -> RowScan."""
+"""(logits float32 [R, V], K) -> RowScan."""
 
 
 def scan_rows_torch(logits: Tensor, count: int) -> RowScan:
     """The plain twin of the native kernel."""
-    values, ids = logits.float().sort(dim=1, descending=True, stable=True)
+    values, ids = logits.sort(dim=1, descending=True, stable=True)
     # Copies: what a request keeps of its row must not keep all sorted rows.
     return RowScan(values[:, :count].clone(), ids[:, :count].clone(), values.logsumexp(dim=1))
 
@@ -38,14 +38,7 @@ def load_native(cache_dir: Path) -> ScanRows:
     Raises:
         KernelUnavailableError: it cannot be built here; use :func:`scan_rows_torch`.
     """
-    library = build.load("scan_rows", cache_dir)
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    functions: dict[torch.dtype, Callable[..., None]] = {}
-    for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
-        function = getattr(library, f"scan_rows_{name}")
-        function.argtypes = [pointer, *[integer] * 3, *[pointer] * 3]
-        function.restype = None
-        functions[dtype] = function
+    compiled = function(build.load("scan_rows", cache_dir), "scan_rows", "piiippp")
 
     def scan(logits: Tensor, count: int) -> RowScan:
         logits = logits.contiguous()
@@ -55,9 +48,7 @@ def load_native(cache_dir: Path) -> ScanRows:
             torch.empty(rows, count, dtype=torch.int64),
             torch.empty(rows),
         )
-        functions[logits.dtype](
-            logits.data_ptr(), rows, width, count, *(tensor.data_ptr() for tensor in found)
-        )
+        compiled(logits.data_ptr(), rows, width, count, *(tensor.data_ptr() for tensor in found))
         return found
 
     return scan

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-from headstream.model.layers.activation import Activation
+from headstream.model.errors import UnsupportedModelError
+from headstream.model.kernels import Kernels
+from headstream.model.kernels.gate import ACTIVATIONS
 from headstream.model.layers.linear import LinearWeights
-
-if TYPE_CHECKING:  # families import this file; only the type's name is needed here
-    from headstream.model.families.base import MakeLinear
 
 
 class MLP:
@@ -20,23 +17,21 @@ class MLP:
     """
 
     def __init__(
-        self,
-        up: LinearWeights,
-        down: LinearWeights,
-        activation: Activation,
-        make_linear: MakeLinear,
+        self, up: LinearWeights, down: LinearWeights, activation: str, kernels: Kernels
     ) -> None:
-        self._up = make_linear(up.weight, up.bias)
-        self._down = make_linear(down.weight, down.bias)
-        self._activation = activation
+        """Raises UnsupportedModelError: an unknown activation."""
+        self._up = kernels.linear(up.weight, up.bias)
+        self._down = kernels.linear(down.weight, down.bias)
+        self._activation = _known(activation)
+        self._gate = kernels.gate
 
     def __call__(self, x: Tensor) -> Tensor:
         """Widen, activate, narrow."""
-        return self._down(self._activation(self._up(x)))
+        return self._down(self._gate(self._activation, self._up(x), False))
 
 
 class GatedMLP:
-    """Gated linear unit (Shazeer 2020, arXiv:2002.05202); gate and up are one product.
+    """Gated linear unit (Shazeer 2020, arXiv:2002.05202).
 
     x [N, d] -> [N, d].
     """
@@ -46,15 +41,22 @@ class GatedMLP:
         gate: LinearWeights,
         up: LinearWeights,
         down: LinearWeights,
-        activation: Activation,
-        make_linear: MakeLinear,
+        activation: str,
+        kernels: Kernels,
     ) -> None:
-        gate_up = LinearWeights.fuse(gate, up)
-        self._gate_up = make_linear(gate_up.weight, gate_up.bias)
-        self._down = make_linear(down.weight, down.bias)
-        self._activation = activation
+        """Raises UnsupportedModelError: an unknown activation."""
+        self._gated = kernels.gated(
+            (gate.weight, gate.bias), (up.weight, up.bias), _known(activation)
+        )
+        self._down = kernels.linear(down.weight, down.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Widen twice, multiply the one by the activated other, narrow."""
-        gate, up = self._gate_up(x).chunk(2, dim=-1)  # [N, f] each
-        return self._down(self._activation(gate) * up)
+        return self._down(self._gated(x))
+
+
+def _known(activation: str) -> str:
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UnsupportedModelError(f"activation {activation!r} is not supported (known: {known})")
+    return activation

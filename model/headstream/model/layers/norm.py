@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from headstream.model.config import ModelConfig
+from headstream.model.kernels.norm import Gain
+from headstream.model.weights import Weights
+
 
 class LayerNorm:
     """Layer normalisation with gain and bias (Ba et al. 2016, arXiv:1607.06450).
@@ -20,31 +24,15 @@ class LayerNorm:
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
 
 
-class RMSNorm:
-    """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467).
+def rms_gain(
+    config: ModelConfig, weights: Weights, name: str, width: int, *, plus_one: bool = False
+) -> Gain:
+    """The gain of an RMSNorm (Zhang and Sennrich 2019, arXiv:1910.07467), from ``name.weight``.
 
-    x [..., d] -> [..., d] in x's dtype. Rounds to that dtype before the gain is applied, as Llama
-    was trained.
+    With ``plus_one`` the gain is 1 + w, as Gemma stores it (arXiv:2403.08295).
+
+    Raises:
+        CheckpointError: the tensor is missing or misshapen.
     """
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self._weight, self._eps = weight, eps  # [d]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        normed = F.rms_norm(x.float(), self._weight.shape, eps=self._eps)
-        return normed.to(x.dtype) * self._weight
-
-
-class GemmaRMSNorm:
-    """RMSNorm whose stored weight is the gain minus one (Gemma report, arXiv:2403.08295).
-
-    x [..., d] -> [..., d] in x's dtype. The gain 1 + w is applied in float32, before rounding.
-    """
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self._gain, self._eps = 1.0 + weight.float(), eps  # [d]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.rms_norm(x.float(), self._gain.shape, self._gain, self._eps).to(x.dtype)
+    values = weights.take(f"{name}.weight", (width,)).float()
+    return Gain(values + 1.0 if plus_one else values, config.norm_eps)

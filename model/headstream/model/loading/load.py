@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from headstream.model.families import build_model
-from headstream.model.families.base import MakeLinear, Model
+from headstream.model.families.base import Model
+from headstream.model.kernels import Kernels
 from headstream.model.loading.checkpoint import CPU, Checkpoint
 from headstream.model.loading.hf_config import read_config
 from headstream.model.loading.manifest import verify_manifest
@@ -17,7 +18,7 @@ from headstream.model.loading.progress import Progress, silent
 def load_model(
     directory: Path,
     dtype: torch.dtype,
-    make_linear: MakeLinear,
+    kernels: Kernels,
     progress: Progress = silent,
     *,
     manifest: Path | None = None,
@@ -28,10 +29,10 @@ def load_model(
     Args:
         directory: config.json and safetensors, as Hugging Face saves them (see ``resolve``).
         dtype: of all weights, float32 or bfloat16.
-        make_linear: the device's way of packing a linear.
+        kernels: what its layers compute with.
         progress: told how many tensors are read.
         manifest: a file of sha256 sums to check first.
-        device: where the weights live; ``make_linear`` gets them there.
+        device: where the weights live.
 
     Raises:
         UnsupportedModelError: the checkpoint asks for something that is not implemented.
@@ -41,6 +42,6 @@ def load_model(
     if manifest is not None:
         verify_manifest(directory, manifest, progress)
     checkpoint = Checkpoint(directory, dtype, progress, device)
-    model = build_model(config, checkpoint, make_linear)
+    model = build_model(config, checkpoint, kernels)
     checkpoint.check_all_used()
     return model

@@ -11,8 +11,8 @@ from headstream.model import fingerprint
 from headstream.model.attention.cuda import BLOCK_SIZE as CUDA_BLOCK_SIZE
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.device import choose_device, choose_dtype
+from headstream.model.kernels import TORCH_KERNELS, load_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
-from headstream.model.linear import make_linear
 from headstream.model.loading.load import load_model
 from headstream.model.loading.source import resolve
 from headstream.model.runner import Runner, make_runner
@@ -43,16 +43,22 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     directory = resolve(config.source, cache_dir, progress)
-    model = load_model(directory, dtype, make_linear, progress, device=device)
+    kernels = TORCH_KERNELS if device.type == "cuda" else load_kernels(cache_dir / "kernels")
+    model = load_model(directory, dtype, kernels, progress, device=device)
     sizes = model.config
     block_size = config.block_size or (
         CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE
     )
     num_blocks = _num_blocks(config, device, block_size, block_bytes(sizes, block_size, dtype))
     cache = KVCache(sizes, num_blocks, block_size, dtype, device)
-    runner = make_runner(model, cache, device, cache_dir / "kernels")
+    runner = make_runner(model, cache, kernels)
     budget = config.max_num_batched_tokens or _BUDGET[device.type]
-    scheduler = Scheduler(BlockPool(num_blocks, block_size), budget, config.max_num_seqs)
+    scheduler = Scheduler(
+        BlockPool(num_blocks, block_size),
+        budget,
+        config.max_num_seqs,
+        prefix_caching=config.prefix_caching,
+    )
     ready = Ready(
         directory=str(directory),
         family=sizes.family,

@@ -1,4 +1,4 @@
-"""Attention on CPU, exact to the bit for a request whoever shares its step.
+"""Attention on CPU with torch alone, exact to the bit for a request whoever shares its step.
 
 Prompt rows go through SDPA in tiles of ``TILE`` positions counted from the request's own token 0.
 All other rows are attended one by one over the block table. Which kernel a row meets, and which
@@ -19,7 +19,6 @@ from headstream.model.attention.base import Attend, AttentionSpec
 from headstream.model.attention.masks import TileMasks
 from headstream.model.batch import PREFILL_GRID as TILE
 from headstream.model.batch import PackedBatch
-from headstream.model.kernels.attend_rows import AttendRows, QueryRows, attend_rows_torch, supports
 from headstream.model.kv_cache import KVCache, Pools
 
 
@@ -40,19 +39,24 @@ class _Prompt:
         return list(pairwise(cuts))
 
 
-class CpuAttention:
+@dataclass(frozen=True, slots=True, eq=False)
+class _QueryRows:
+    """Rows of the packed batch that are attended one by one, each over its own context."""
+
+    rows: Tensor  # int64 [M]      row in X
+    seqs: Tensor  # int64 [M]      row in the block table
+    contexts: Tensor  # int64 [M]  keys visible, the row's own included
+    block_table: Tensor  # int32 [S, B]
+
+
+class SdpaAttention:
     """The backend: one per model."""
 
     name = "sdpa"
 
-    def __init__(
-        self, specs: tuple[AttentionSpec, ...], cache: KVCache, attend_rows: AttendRows
-    ) -> None:
+    def __init__(self, specs: tuple[AttentionSpec, ...], cache: KVCache) -> None:
         self._specs = specs
         self._cache = cache
-        self._attend_rows = [
-            attend_rows if supports(spec) else attend_rows_torch for spec in specs
-        ]  # [L]
         self._masks = TileMasks()
 
     def bind(self, batch: PackedBatch) -> Attend:
@@ -68,7 +72,7 @@ class CpuAttention:
             for prompt in prompts:
                 self._attend_prompt(spec, prompt, q, pools, z)
             if rows.rows.numel():
-                self._attend_rows[layer](spec, q, pools, z, rows)
+                _attend_rows(spec, q, pools, z, rows)
             return z
 
         return attend
@@ -111,7 +115,7 @@ def _gather(pool: Tensor, prompt: _Prompt, first: int) -> Tensor:
     return pool[blocks].flatten(0, 1)[lead : lead + end - first]
 
 
-def _split(batch: PackedBatch) -> tuple[list[_Prompt], QueryRows]:
+def _split(batch: PackedBatch) -> tuple[list[_Prompt], _QueryRows]:
     """Prompt rows by sequence, and all other rows."""
     prompts: list[_Prompt] = []
     rows: list[int] = []
@@ -131,4 +135,25 @@ def _split(batch: PackedBatch) -> tuple[list[_Prompt], QueryRows]:
             seqs.append(seq)
             contexts.append(start + row - begin + 1)
     table = batch.block_table.contiguous()
-    return prompts, QueryRows(torch.tensor(rows), torch.tensor(seqs), torch.tensor(contexts), table)
+    return prompts, _QueryRows(
+        torch.tensor(rows), torch.tensor(seqs), torch.tensor(contexts), table
+    )
+
+
+def _attend_rows(spec: AttentionSpec, q: Tensor, pools: Pools, z: Tensor, work: _QueryRows) -> None:
+    """Fill these rows of z [N, H, D], one after the other, in float32."""
+    group = spec.n_heads // spec.n_kv_heads
+    block_size = pools[0].shape[1]
+    for row, seq, context in zip(
+        work.rows.tolist(), work.seqs.tolist(), work.contexts.tolist(), strict=True
+    ):
+        first = max(0, context - spec.window) if spec.window else 0
+        blocks = work.block_table[seq, first // block_size : -(-context // block_size)].long()
+        lead = first % block_size
+        keys, values = (
+            pool[blocks].flatten(0, 1)[lead : lead + context - first].float() for pool in pools
+        )  # [keys, G, D]
+        query = q[row].view(spec.n_kv_heads, group, spec.d_head).float()  # [G, group, D]
+        scores = query @ keys.permute(1, 2, 0) * spec.scale  # [G, group, keys]
+        attended = torch.softmax(scores, dim=-1) @ values.transpose(0, 1)  # [G, group, D]
+        z[row] = attended.reshape(spec.n_heads, spec.d_head).to(z.dtype)

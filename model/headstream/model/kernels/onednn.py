@@ -1,8 +1,6 @@
-"""Linear layers packed once for the processor: x [M, K] -> x W^T + b [M, out].
+"""Linear layers whose weight oneDNN has reordered: what torch has of its own.
 
-On CPU the weight is reordered by oneDNN at load (2.5x over ``F.linear`` on a layer's shapes, 4x on
-the unembedding: ARCHITECTURE.md). The two operators are private to torch, so they are used here
-only, after a self-check, and ``F.linear`` stands in where they are missing.
+The two operators are private to torch, so they are used here only, after a self-check.
 """
 
 from __future__ import annotations
@@ -13,19 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headstream.model.families.base import Linear
-
 _REFERENCE_ROWS = 64
 
 
-def make_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Pack ``weight`` [out, K] and ``bias`` [out] for their device and dtype."""
-    if weight.device.type == "cpu" and onednn_works(weight.dtype):
-        return _OneDnnLinear(weight, bias)
-    return functools.partial(F.linear, weight=weight, bias=bias)
-
-
-class _OneDnnLinear:
+class PackedLinear:
     """A weight in oneDNN's own layout; it can be multiplied, but not indexed or saved."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -34,6 +23,7 @@ class _OneDnnLinear:
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Multiply: x [M, K] -> [M, out]."""
         if x.shape[0] == 1:
             # A single row may take another kernel, with other rounding: batch invariance asks for
             # the same one, so the row is computed twice.
@@ -47,7 +37,7 @@ class _OneDnnLinear:
 
 
 @functools.cache
-def onednn_works(dtype: torch.dtype) -> bool:
+def works(dtype: torch.dtype) -> bool:
     """Whether the packed path exists here, is right, and gives a row the same bits in any batch."""
     if dtype == torch.bfloat16 and not bf16_is_fast():
         return False
@@ -56,7 +46,7 @@ def onednn_works(dtype: torch.dtype) -> bool:
     weight = torch.randn(80, 96, generator=generator).to(dtype)
     bias = torch.randn(80, generator=generator).to(dtype)
     try:
-        linear = _OneDnnLinear(weight, bias)
+        linear = PackedLinear(weight, bias)
         whole = linear(x)
         parts = [linear(x[:1]), linear(x[:7]), linear(x[:33])]
     except (AttributeError, RuntimeError, TypeError):
@@ -65,6 +55,12 @@ def onednn_works(dtype: torch.dtype) -> bool:
     tolerance = 1e-4 if dtype == torch.float32 else 1e-1  # of sums of 96 products near 10
     close = torch.allclose(whole.double(), expected, rtol=tolerance / 10, atol=tolerance)
     return close and all(torch.equal(part, whole[: part.shape[0]]) for part in parts)
+
+
+def has_amx(dtype: torch.dtype) -> bool:
+    """Whether this processor has matrix tiles for ``dtype``, which only oneDNN uses here."""
+    capabilities = torch.cpu.get_capabilities()
+    return dtype == torch.bfloat16 and bool(capabilities.get("amx_bf16")) and works(dtype)
 
 
 @functools.cache

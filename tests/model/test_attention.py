@@ -1,4 +1,4 @@
-"""CpuAttention and its kernels against the equation, and bit for bit against themselves."""
+"""Attention on CPU, native and of torch: against the equation, and bit for bit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,12 @@ from attention_reference import (
     random_text,
 )
 from headstream.model.attention.base import AttentionSpec
-from headstream.model.attention.cpu import CpuAttention
 from headstream.model.attention.masks import TileMasks
+from headstream.model.attention.native import NativeAttention
+from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.batch import PREFILL_GRID
-from headstream.model.kernels import attend_rows as kernels
-from headstream.model.kernels.attend_rows import (
-    AttendRows,
-    QueryRows,
-    attend_rows_torch,
-    load_native,
-    supports,
-)
-from headstream.model.kernels.build import KernelUnavailableError
+from headstream.model.kernels import TORCH_KERNELS, Kernels
+from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
 
 G = PREFILL_GRID
@@ -45,26 +39,13 @@ SPECS = {
     "window-512": attention_spec(4, 1, 64, window=512),
     "window-all": attention_spec(4, 2, 16, window=10_000),
     "scale": AttentionSpec(4, 2, 16, scale=0.07),
-    "group-too-large": attention_spec(24, 2, 16),
-    "head-too-wide": attention_spec(2, 1, 288, window=100),
+    "group-of-many": attention_spec(24, 2, 16),
+    "wide-head": attention_spec(2, 1, 288, window=100),
+    "group-too-large": attention_spec(49, 1, 16),
+    "head-too-wide": attention_spec(2, 1, 520, window=100),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BLOCK_SIZE = 32
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> AttendRows:
-    try:
-        return load_native(tmp_path_factory.mktemp("kernels"))
-    except KernelUnavailableError as error:
-        pytest.skip(f"no native kernel here: {error}")
-
-
-@pytest.fixture(params=["native", "torch"])
-def attend_rows(request: pytest.FixtureRequest) -> AttendRows:
-    if request.param == "torch":
-        return attend_rows_torch
-    return request.getfixturevalue("native")
 
 
 @pytest.fixture(params=DTYPES)
@@ -80,16 +61,18 @@ def spec(request: pytest.FixtureRequest) -> AttentionSpec:
 def make_bench(
     spec: AttentionSpec,
     dtype: torch.dtype,
-    attend_rows: AttendRows,
+    kernels: Kernels,
     *,
     seed: int = 0,
     block_size: int = BLOCK_SIZE,
 ) -> Bench:
+    """The native backend where it takes the shape, as the runner chooses."""
     num_blocks = 4096 // block_size
     cache = KVCache(model_config(spec), num_blocks, block_size, dtype, torch.device("cpu"))
-    for pool in cache.layer(0):
-        pool.fill_(torch.nan)  # a slot read without having been written shows
-    return Bench(cache, CpuAttention((spec,), cache, attend_rows), seed)
+    cache._pool.fill_(torch.nan)  # a slot read without having been written shows
+    if kernels.attend is not None and supports(spec, block_size):
+        return Bench(cache, NativeAttention((spec,), cache, kernels.attend), seed)
+    return Bench(cache, SdpaAttention((spec,), cache), seed)
 
 
 def assert_near(z: Tensor, exact: Tensor) -> None:
@@ -110,9 +93,9 @@ def run_in_steps(bench: Bench, text: Text, cuts: list[int]) -> Tensor:
 
 
 def test_packed_batch_equals_the_equation(
-    spec: AttentionSpec, dtype: torch.dtype, attend_rows: AttendRows
+    spec: AttentionSpec, dtype: torch.dtype, kernels: Kernels
 ) -> None:
-    bench = make_bench(spec, dtype, attend_rows)
+    bench = make_bench(spec, dtype, kernels)
     shares = []
     for seed, (prompt, length, start, end) in enumerate(
         [
@@ -137,11 +120,11 @@ def test_packed_batch_equals_the_equation(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_schedules_equal_the_equation(seed: int, attend_rows: AttendRows) -> None:
+def test_random_schedules_equal_the_equation(seed: int, kernels: Kernels) -> None:
     """Texts join, are cut on the grid and leave in any order, until all have run."""
     draw = random.Random(seed)
     spec = attention_spec(4, 2, 16, window=draw.choice([None, 30, 270]))
-    bench = make_bench(spec, torch.float32, attend_rows, block_size=draw.choice([1, 5, 16, 256]))
+    bench = make_bench(spec, torch.float32, kernels, block_size=draw.choice([1, 16, 48, 256]))
     texts = []
     for number in range(6):
         length = draw.randint(1, 600)
@@ -166,10 +149,15 @@ def test_random_schedules_equal_the_equation(seed: int, attend_rows: AttendRows)
         assert_near(torch.cat(parts[text]), exact_attention(spec, text))
 
 
-def test_every_layer_has_its_own_window_and_cache(attend_rows: AttendRows) -> None:
+def test_every_layer_has_its_own_window_and_cache(kernels: Kernels) -> None:
     specs = (SPECS["window-1"], attention_spec(4, 2, 16))
     cache = KVCache(model_config(specs[0], n_layers=2), 16, 32, torch.float32, torch.device("cpu"))
-    bench = Bench(cache, CpuAttention(specs, cache, attend_rows))
+    backend = (
+        SdpaAttention(specs, cache)
+        if kernels.attend is None
+        else NativeAttention(specs, cache, kernels.attend)
+    )
+    bench = Bench(cache, backend)
     texts = [random_text(specs[0], 40, torch.float32, seed=seed, prompt=30) for seed in (1, 2)]
     bench.place(texts[0])
     attend = bench._backend.bind(bench._pack([(texts[0], 0, 40)]))
@@ -180,11 +168,11 @@ def test_every_layer_has_its_own_window_and_cache(attend_rows: AttendRows) -> No
         assert_near(z, exact_attention(specs[layer], text))
 
 
-def test_inputs_need_not_be_contiguous(attend_rows: AttendRows) -> None:
+def test_inputs_need_not_be_contiguous(kernels: Kernels) -> None:
     """Families hand over slices of one matrix of queries, keys and values."""
     spec = SPECS["gqa"]
     text = random_text(spec, 30, torch.float32, prompt=20)
-    bench = make_bench(spec, torch.float32, attend_rows)
+    bench = make_bench(spec, torch.float32, kernels)
     bench.place(text)
     qkv = torch.cat([text.q, text.k, text.v], dim=1)  # [n, H + 2 G, D]
     q, k, v = qkv.split([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=1)
@@ -194,12 +182,12 @@ def test_inputs_need_not_be_contiguous(attend_rows: AttendRows) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e4])
-def test_flat_and_peaked_weights(factor: float, attend_rows: AttendRows) -> None:
+def test_flat_and_peaked_weights(factor: float, kernels: Kernels) -> None:
     """All keys weigh the same, or one takes everything."""
     spec = SPECS["mha"]
     made = random_text(spec, G + 90, torch.float32, prompt=G + 40)
     text = Text(made.q * factor, made.k, made.v, made.prompt)
-    bench = make_bench(spec, torch.float32, attend_rows)
+    bench = make_bench(spec, torch.float32, kernels)
     bench.place(text)
     [z] = bench.step([(text, 0, len(text))])
     q, k = text.q.double(), text.k.double()
@@ -214,7 +202,7 @@ def test_flat_and_peaked_weights(factor: float, attend_rows: AttendRows) -> None
 
 
 def test_alone_packed_and_in_any_order(
-    spec: AttentionSpec, dtype: torch.dtype, attend_rows: AttendRows
+    spec: AttentionSpec, dtype: torch.dtype, kernels: Kernels
 ) -> None:
     shares = []
     for seed, (prompt, start, end) in enumerate(
@@ -223,13 +211,13 @@ def test_alone_packed_and_in_any_order(
         shares.append((random_text(spec, end, dtype, prompt=prompt, seed=seed), start, end))
     alone: list[Tensor] = []
     for share in shares:
-        bench = make_bench(spec, dtype, attend_rows)
+        bench = make_bench(spec, dtype, kernels)
         bench.place(share[0], computed=share[1])
         alone += bench.step([share])
     for seed in range(3):
         order = list(range(len(shares)))
         random.Random(seed).shuffle(order)
-        bench = make_bench(spec, dtype, attend_rows, seed=seed + 1)
+        bench = make_bench(spec, dtype, kernels, seed=seed + 1)
         for i in order:
             bench.place(shares[i][0], computed=shares[i][1])
         for i, z in zip(order, bench.step([shares[i] for i in order]), strict=True):
@@ -239,115 +227,111 @@ def test_alone_packed_and_in_any_order(
 def test_prompt_whole_and_cut_on_the_grid(spec: AttentionSpec, dtype: torch.dtype) -> None:
     n = 3 * G + 21
     text = random_text(spec, n, dtype)
-    whole = run_in_steps(make_bench(spec, dtype, attend_rows_torch), text, [n])
+    whole = run_in_steps(make_bench(spec, dtype, TORCH_KERNELS), text, [n])
     for cuts in ([G, 2 * G, 3 * G, n], [2 * G, n], [G, 3 * G, n]):
-        bench = make_bench(spec, dtype, attend_rows_torch, seed=len(cuts))
+        bench = make_bench(spec, dtype, TORCH_KERNELS, seed=len(cuts))
         assert torch.equal(run_in_steps(bench, text, cuts), whole)
 
 
 def test_rows_one_by_one_and_recomputed_behind_the_prompt(
-    spec: AttentionSpec, dtype: torch.dtype, attend_rows: AttendRows
+    spec: AttentionSpec, dtype: torch.dtype, kernels: Kernels
 ) -> None:
     """A preempted sequence is computed again: prompt and generated rows in few steps."""
     prompt, n = G + 30, G + 300
     text = random_text(spec, n, dtype, prompt=prompt)
     one_by_one = run_in_steps(
-        make_bench(spec, dtype, attend_rows), text, [G, prompt, *range(prompt + 1, n + 1)]
+        make_bench(spec, dtype, kernels), text, [G, prompt, *range(prompt + 1, n + 1)]
     )
     for cuts in ([n], [G, n], [G, prompt + 9, prompt + 10, n]):
-        bench = make_bench(spec, dtype, attend_rows, seed=len(cuts))
+        bench = make_bench(spec, dtype, kernels, seed=len(cuts))
         assert torch.equal(run_in_steps(bench, text, cuts), one_by_one)
 
 
-def test_number_of_threads_changes_no_bit_of_single_rows(
-    spec: AttentionSpec, dtype: torch.dtype, native: AttendRows
+# --- What only the native kernel promises ---
+
+
+def test_no_cut_changes_a_bit(
+    spec: AttentionSpec, dtype: torch.dtype, native_kernels: Kernels
 ) -> None:
+    """Whole, cut anywhere, one by one, prompt or not: a row is the same bits."""
+    n = 2 * G + 21
+    whole = run_in_steps(make_bench(spec, dtype, native_kernels), random_text(spec, n, dtype), [n])
+    if not supports(spec, BLOCK_SIZE):
+        pytest.skip("torch computes this shape")
+    for cuts in ([7, 130, 131, n], [1, 2, 3, 300, n], [G - 1, n], [128, 256, 384, n]):
+        text = random_text(spec, n, dtype, prompt=cuts[0])
+        bench = make_bench(spec, dtype, native_kernels, seed=len(cuts))
+        assert torch.equal(run_in_steps(bench, text, cuts), whole)
+
+
+def test_number_of_threads_changes_no_bit(
+    spec: AttentionSpec, dtype: torch.dtype, native_kernels: Kernels
+) -> None:
+    if not supports(spec, BLOCK_SIZE):
+        pytest.skip("torch computes this shape")
     text = random_text(spec, 1100, dtype, prompt=1)
     results = []
-    for threads in (1, 2):
+    for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        bench = make_bench(spec, dtype, native)
+        bench = make_bench(spec, dtype, native_kernels)
         bench.place(text, computed=1050)
         results += bench.step([(text, 1050, 1100)])
-    assert torch.equal(*results)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
-# --- The kernel and its twin ---
+def test_what_a_block_held_before_does_not_matter(
+    dtype: torch.dtype, native_kernels: Kernels
+) -> None:
+    """A sequence of NaN leaves; who gets its blocks does not notice, at any odd or even length."""
+    spec = attention_spec(4, 2, 64)
+    for length in (1, 2, 31, 32, 33, 101):
+        text = random_text(spec, length, dtype, prompt=1)
+        steps = list(range(1, length + 1))
+        clean = make_bench(spec, dtype, native_kernels)
+        clean.cache._pool.zero_()
+        used = make_bench(spec, dtype, native_kernels)  # full of NaN
+        assert torch.equal(run_in_steps(used, text, steps), run_in_steps(clean, text, steps))
 
 
 @pytest.mark.parametrize("window", [None, 1, 100, 700])
-@pytest.mark.parametrize("heads", [(1, 1), (4, 2), (9, 3), (8, 2), (5, 1), (6, 1), (14, 2), (8, 1)])
+@pytest.mark.parametrize("heads", [(1, 1), (4, 2), (9, 3), (5, 1), (14, 2), (8, 1), (48, 1)])
 @pytest.mark.parametrize("d_head", [17, 64, 256])
-def test_native_kernel_equals_its_twin(
-    heads: tuple[int, int], d_head: int, window: int | None, dtype: torch.dtype, native: AttendRows
+def test_native_equals_its_twin(
+    heads: tuple[int, int],
+    d_head: int,
+    window: int | None,
+    dtype: torch.dtype,
+    native_kernels: Kernels,
 ) -> None:
     spec = attention_spec(*heads, d_head, window)
-    assert supports(spec)
-    generator = torch.Generator().manual_seed(d_head)
-    k_pool, v_pool = torch.randn(2, 50, 48, heads[1], d_head, generator=generator).to(dtype)
-    contexts = torch.tensor([1, 2, 47, 48, 49, 511, 512, 513, 1023, 1024, 1025, 1200])
-    q = torch.randn(len(contexts) + 1, heads[0], d_head, generator=generator).to(dtype)
-    work = QueryRows(
-        rows=torch.randperm(len(contexts) + 1, generator=generator)[:-1],
-        seqs=torch.arange(len(contexts)),
-        contexts=contexts,
-        block_table=torch.stack(
-            [torch.randperm(50, generator=generator)[:25] for _ in contexts]
-        ).int(),
-    )
-    ours, twin = torch.full_like(q, 77), torch.full_like(q, 77)
-    native(spec, q, (k_pool, v_pool), ours, work)
-    attend_rows_torch(spec, q, (k_pool, v_pool), twin, work)
-    tolerance = 3e-6 if dtype == torch.float32 else 1e-2
-    torch.testing.assert_close(ours, twin, atol=tolerance, rtol=tolerance)
-    [untouched] = set(range(len(q))) - set(work.rows.tolist())
-    assert (ours[untouched] == 77).all()
-
-
-def test_group_of_sixteen(native: AttendRows) -> None:
-    spec = attention_spec(16, 1, 64)
-    text = random_text(spec, 600, torch.float32, prompt=1)
-    bench = make_bench(spec, torch.float32, native)
-    bench.place(text, computed=590)
-    assert_near(bench.step([(text, 590, 600)])[0], exact_attention(spec, text, 590))
+    assert supports(spec, BLOCK_SIZE)
+    shares = [
+        (random_text(spec, n, dtype, prompt=max(1, n - 3), seed=n), max(0, n - 5), n)
+        for n in (1, 2, 47, 48, 49, 127, 128, 129, 511, 512, 513, 700)
+    ]
+    both = []
+    for kernels in (native_kernels, TORCH_KERNELS):
+        bench = make_bench(spec, dtype, kernels)
+        for text, start, _ in shares:
+            bench.place(text, computed=start)
+        both.append(torch.cat(bench.step(shares)))
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(*both, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["group-too-large", "head-too-wide"])
-def test_shapes_the_kernel_does_not_know(name: str, native: AttendRows) -> None:
-    """They go to the twin; the kernel itself refuses them rather than answer wrongly."""
+def test_shapes_the_kernel_does_not_know(name: str, native_kernels: Kernels) -> None:
+    """They go to torch; the kernel itself refuses them rather than answer wrongly."""
     spec = SPECS[name]
-    assert not supports(spec)
+    assert not supports(spec, BLOCK_SIZE)
     text = random_text(spec, 20, torch.float32, prompt=5)
-    bench = make_bench(spec, torch.float32, native)
+    cache = KVCache(model_config(spec), 8, 32, torch.float32, torch.device("cpu"))
+    assert native_kernels.attend is not None
+    bench = Bench(cache, NativeAttention((spec,), cache, native_kernels.attend))
     bench.place(text)
-    assert_near(bench.step([(text, 0, 20)])[0], exact_attention(spec, text))
-    pools = bench.cache.layer(0)
-    one = torch.tensor([1])
-    work = QueryRows(one, one * 0, one, torch.zeros(1, 1, dtype=torch.int32))
     with pytest.raises(AssertionError, match="refused"):
-        native(spec, text.q, pools, torch.empty_like(text.q), work)
-
-
-def test_kernel_and_supports_agree_on_every_group(native: AttendRows) -> None:
-    one = torch.tensor([0])
-    work = QueryRows(one, one, one + 1, torch.zeros(1, 1, dtype=torch.int32))
-    for group in range(1, 33):
-        for d_head in (8, 256, 257):
-            spec = attention_spec(group, 1, d_head)
-            q = torch.randn(1, group, d_head)
-            pool = torch.randn(1, 1, 1, d_head)
-            if supports(spec):
-                z = torch.empty_like(q)
-                native(spec, q, (pool, pool), z, work)
-                torch.testing.assert_close(z, pool[0].expand_as(z), atol=1e-6, rtol=1e-6)
-            else:
-                with pytest.raises(AssertionError, match="refused"):
-                    native(spec, q, (pool, pool), torch.empty_like(q), work)
-
-
-def test_kernel_groups_cover_the_known_families() -> None:
-    """Query heads per KV head of gpt2, Gemma 3 (270m, 1b), Llama 3 (8B, 70B), Qwen 2 and 3."""
-    assert {1, 2, 3, 4, 5, 6, 7, 8, 16} <= set(kernels._GROUPS)
+        bench.step([(text, 0, 20)])
 
 
 # --- Masks ---

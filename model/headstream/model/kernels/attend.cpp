@@ -1,0 +1,353 @@
+// Attention of any rows over a block pool, for CPUs.
+//
+//   z[r, h, :] = sum_j softmax_j(scale * q[r, h, :] . K[j, g, :]) V[j, g, :]
+//
+// for each row r over the keys j that it sees, where g is the KV head of query head h. Keys are cut
+// into chunks of kChunk, counted from the sequence's position 0. A chunk gives a partial softmax
+// (Milakov and Gimelshein 2018, arXiv:1805.02867), and partials are merged in the order of the
+// chunks. Keys a row does not see weigh exactly zero. So a row is the same bits whichever rows
+// share the call, whether it is part of a prompt, of a chunk of one, or decoded alone, and however
+// many threads run.
+//
+// All query heads of a KV head, and neighbouring positions, are the rows of one tile, so that keys
+// and values are read once for all of them.
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "kv_layout.h"
+
+namespace {
+
+using namespace headstream;
+
+constexpr int64_t kChunk = 128;     // keys
+constexpr int64_t kTileRows = 48;   // query rows: positions times the group
+constexpr int64_t kWidest = 512;    // of a head
+constexpr int kScorePanels = 2;     // panels of keys multiplied at once
+constexpr int kScoreRows = kRows * kPanels / kScorePanels;
+constexpr int64_t kWorthThreads = 1 << 14;  // numbers; below, starting threads costs more
+constexpr float kNothing = -std::numeric_limits<float>::infinity();
+
+struct Shape {
+  int64_t n_heads;
+  KvLayout kv;
+  int64_t q_stride, kv_stride;  // between the rows of q, and of k and v
+  int64_t table_stride;
+  int64_t window;  // 0: all keys
+  float scale;
+  int64_t group() const { return n_heads / kv.n_kv_heads; }
+};
+
+// One unit of work: the rows of `positions` tokens from row `row` on, for one KV head, over chunks [begin, end).
+struct Task {
+  int64_t row, position, positions, kv_head;
+  const int32_t* blocks;
+  int64_t begin, end;
+  int64_t partial;  // where the partial softmax goes; -1: the chunks are all there are
+};
+
+// softmax(scores) V of some keys: the largest score, the sum of exp(score - maximum), and the
+// values weighted by that exponential.
+struct Partial {
+  float maximum, sum;
+  float* values;
+};
+
+// Not inlined: all callers must round alike.
+__attribute__((noinline)) void merge(Partial& total, const Partial& part, int64_t width) {
+  if (part.maximum == kNothing) return;
+  if (total.maximum == kNothing) {
+    total.maximum = part.maximum;
+    total.sum = part.sum;
+    std::copy_n(part.values, width, total.values);
+    return;
+  }
+  const float maximum = std::max(total.maximum, part.maximum);
+  const float before = exp_negative(total.maximum - maximum);
+  const float after = exp_negative(part.maximum - maximum);
+  total.maximum = maximum;
+  total.sum = total.sum * before + part.sum * after;
+#pragma omp simd
+  for (int64_t i = 0; i < width; ++i)
+    total.values[i] = total.values[i] * before + part.values[i] * after;
+}
+
+// Puts the keys and values of all rows into the pool.
+template <typename T>
+void write(const T* k, const T* v, T* k_pool, T* v_pool, const int64_t* slots, int64_t rows,
+           const Shape& s) {
+  const int64_t d = s.kv.d_head, width = s.kv.width();
+#pragma omp parallel for if (rows * s.kv.n_kv_heads * d > kWorthThreads)
+  for (int64_t n = 0; n < rows; ++n) {
+    const int64_t block = slots[n] / s.kv.block_size, offset = slots[n] % s.kv.block_size;
+    const int64_t lane = offset % kLanes, step = offset % kDepth<T>;
+    // The multiplier takes a step along the depth whole. What another sequence left in the rest of
+    // the step that this token opens must not be there; a neighbour in this call comes by itself.
+    const bool opens = step == 0 && !(n + 1 < rows && slots[n + 1] == slots[n] + 1);
+    for (int64_t g = 0; g < s.kv.n_kv_heads; ++g) {
+      const T *key = k + n * s.kv_stride + g * d, *value = v + n * s.kv_stride + g * d;
+      T* keys = k_pool + s.kv.key_panel(block, g, offset - lane);
+      for (int64_t i = 0; i < width; ++i) keys[panel_place<T>(i, lane)] = i < d ? key[i] : T{};
+      T* values = v_pool + s.kv.value_panel(block, g, offset - step);
+      for (int64_t i = 0; i < d; ++i) {
+        T* panel = values + i / kLanes * s.kv.value_stride();
+        panel[panel_place<T>(step, i % kLanes)] = value[i];
+        for (int64_t rest = 1; opens && rest < kDepth<T>; ++rest)
+          panel[panel_place<T>(rest, i % kLanes)] = T{};
+      }
+    }
+  }
+}
+
+template <typename T>
+struct Scratch {
+  std::vector<T> query, weights;       // [kTileRows, width], [kTileRows, kChunk]
+  std::vector<float> scores, values;   // [kTileRows, kChunk], [kTileRows, width]
+  std::vector<float> total;            // [kTileRows, width]
+
+  explicit Scratch(int64_t width)
+      : query(kTileRows * width), weights(kTileRows * kChunk), scores(kTileRows * kChunk),
+        values(kTileRows * width), total(kTileRows * width) {}
+};
+
+// Keys [first, end) of the chunk that begins at `base`; first is a multiple of 16. Scores and weights
+// stand in their place in the chunk, whatever a tile can leave out of it.
+struct Keys {
+  int64_t base, first, end;
+};
+
+// scores[r, j - base] = q[r] . K[j]
+template <typename T>
+void score(const Shape& s, const Task& task, const T* k_pool, const Keys& keys,
+           Scratch<T>& scratch) {
+  const int64_t width = s.kv.width(), rows = task.positions * s.group();
+  const int64_t parts = (rows + kScoreRows - 1) / kScoreRows;
+  for (int64_t key = keys.first; key < keys.end;) {
+    const int64_t offset = key % s.kv.block_size, block = task.blocks[key / s.kv.block_size];
+    const int64_t left = std::min(keys.end - key, s.kv.block_size - offset);
+    const T* panel = k_pool + s.kv.key_panel(block, task.kv_head, offset);
+    const int64_t panels = std::min<int64_t>((left + kLanes - 1) / kLanes, kScorePanels);
+    with_constant<kScorePanels>(panels, [&](auto c) {
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t row = part_bound(rows, parts, part);
+        with_constant<kScoreRows>(part_bound(rows, parts, part + 1) - row, [&](auto r) {
+          Floats acc[r()][c()] = {};
+          multiply<T, r(), c()>(acc, scratch.query.data() + row * width, width, panel,
+                                kLanes * width, width / kDepth<T>);
+          float* to = scratch.scores.data() + row * kChunk + key - keys.base;
+          for (int i = 0; i < r(); ++i)
+            for (int j = 0; j < c(); ++j) store_floats(to + i * kChunk + j * kLanes, acc[i][j]);
+        });
+      }
+    });
+    key += panels * kLanes;
+  }
+}
+
+// Turns a row's scores into weights; places of the chunk outside [from, to) weigh nothing.
+template <typename T>
+Partial weigh(const float* scores, float scale, int64_t from, int64_t to, T* weights,
+              float* values) {
+  alignas(64) float scaled[kChunk];
+  float maximum = kNothing, sum = 0;
+#pragma omp simd reduction(max : maximum)
+  for (int64_t j = from; j < to; ++j) {
+    scaled[j] = scores[j] * scale;
+    maximum = std::max(maximum, scaled[j]);
+  }
+  for (int64_t j = 0; j < from; ++j) scaled[j] = kNothing;
+  for (int64_t j = to; j < kChunk; ++j) scaled[j] = kNothing;
+  // Over the whole chunk, so that the order of the sum does not depend on what is visible.
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = 0; j < kChunk; ++j) {
+    const float weight = scaled[j] == kNothing ? 0.0f : exp_negative(scaled[j] - maximum);
+    sum += weight;
+    store(weights + j, weight);
+  }
+  return {maximum, sum, values};
+}
+
+// values[r] = sum_j weights[r, j - base] V[j]
+template <typename T>
+void sum_values(const Shape& s, const Task& task, const T* v_pool, const Keys& keys,
+                Scratch<T>& scratch) {
+  const int64_t width = s.kv.width(), rows = task.positions * s.group();
+  const int64_t parts = (rows + kRows - 1) / kRows, panels = width / kLanes;
+  for (int64_t panel = 0; panel < panels; panel += kPanels)
+    with_constant<kPanels>(std::min<int64_t>(kPanels, panels - panel), [&](auto c) {
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t row = part_bound(rows, parts, part);
+        with_constant<kRows>(part_bound(rows, parts, part + 1) - row, [&](auto r) {
+          Floats acc[r()][c()] = {};
+          for (int64_t key = keys.first; key < keys.end;) {
+            const int64_t offset = key % s.kv.block_size, block = task.blocks[key / s.kv.block_size];
+            const int64_t stop = std::min(keys.end, key + s.kv.block_size - offset);
+            const T* weights = scratch.weights.data() + row * kChunk + key - keys.base;
+            const T* values = v_pool + s.kv.value_panel(block, task.kv_head, offset);
+            multiply<T, r(), c()>(acc, weights, kChunk, values + panel * s.kv.value_stride(),
+                                  s.kv.value_stride(), (stop - key + kDepth<T> - 1) / kDepth<T>);
+            key = stop;
+          }
+          float* to = scratch.values.data() + row * width + panel * kLanes;
+          for (int i = 0; i < r(); ++i)
+            for (int j = 0; j < c(); ++j) store_floats(to + i * width + j * kLanes, acc[i][j]);
+        });
+      }
+    });
+}
+
+template <typename T>
+void copy_query(const Shape& s, const Task& task, const T* q, Scratch<T>& scratch) {
+  const int64_t d = s.kv.d_head, width = s.kv.width(), group = s.group();
+  for (int64_t row = 0; row < task.positions * group; ++row) {
+    const int64_t head = task.kv_head * group + row % group;
+    const T* from = q + (task.row + row / group) * s.q_stride + head * d;
+    T* to = scratch.query.data() + row * width;
+    std::copy_n(from, d, to);
+    std::fill(to + d, to + width, T{});
+  }
+}
+
+// Merges the task's chunks in order into `totals`.
+template <typename T>
+void attend_chunks(const Shape& s, const Task& task, const T* q, const T* k_pool, const T* v_pool,
+                   Scratch<T>& scratch, Partial* totals) {
+  const int64_t width = s.kv.width(), rows = task.positions * s.group();
+  copy_query(s, task, q, scratch);
+  const int64_t last = task.position + task.positions;
+  const int64_t seen = s.window > 0 ? std::max<int64_t>(0, task.position + 1 - s.window) : 0;
+  for (int64_t chunk = task.begin; chunk < task.end; ++chunk) {
+    const int64_t base = chunk * kChunk;
+    const Keys keys{base, std::max(base, seen / kLanes * kLanes), std::min(base + kChunk, last)};
+    score(s, task, k_pool, keys, scratch);
+    Partial parts[kTileRows];
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t stop = task.position + row / s.group() + 1;
+      const int64_t from = s.window > 0 ? std::clamp<int64_t>(stop - s.window - base, 0, kChunk) : 0;
+      const int64_t to = std::clamp<int64_t>(stop - base, from, kChunk);
+      parts[row] = weigh(scratch.scores.data() + row * kChunk, s.scale, from, to,
+                         scratch.weights.data() + row * kChunk, scratch.values.data() + row * width);
+    }
+    sum_values(s, task, v_pool, keys, scratch);
+    for (int64_t row = 0; row < rows; ++row) merge(totals[row], parts[row], width);
+  }
+}
+
+template <typename T>
+void finish(const Shape& s, int64_t row, int64_t head, const Partial& total, T* z) {
+  T* out = z + (row * s.n_heads + head) * s.kv.d_head;
+  for (int64_t i = 0; i < s.kv.d_head; ++i) store(out + i, total.values[i] / total.sum);
+}
+
+// What the rows of a step are, and whose.
+struct Step {
+  const int64_t* slots;  // [rows]
+  const int32_t *cu_seqlens, *contexts, *block_table;
+  int64_t rows, seqs;
+};
+
+// Cuts the rows of every sequence into tiles. A sequence with one tile is cut along its keys too,
+// so that a long context alone in a step keeps all threads busy.
+std::vector<Task> plan(const Shape& s, const Step& step, int64_t& partials) {
+  std::vector<Task> tasks;
+  const int64_t most = std::max<int64_t>(1, kTileRows / s.group());
+  for (int64_t seq = 0; seq < step.seqs; ++seq) {
+    const int64_t rows = step.cu_seqlens[seq + 1] - step.cu_seqlens[seq];
+    for (int64_t done = 0; done < rows; done += most) {
+      const int64_t positions = std::min(most, rows - done);
+      const int64_t position = step.contexts[seq] - rows + done;
+      const int64_t seen = s.window > 0 ? std::max<int64_t>(0, position + 1 - s.window) : 0;
+      const int64_t begin = seen / kChunk, end = (position + positions + kChunk - 1) / kChunk;
+      const int64_t share = rows <= most ? 1 : end - begin;
+      for (int64_t g = 0; g < s.kv.n_kv_heads; ++g)
+        for (int64_t chunk = begin; chunk < end; chunk += share) {
+          const bool split = end - begin > share;
+          tasks.push_back({step.cu_seqlens[seq] + done, position, positions, g,
+                           step.block_table + seq * s.table_stride, chunk, chunk + share,
+                           split ? partials : -1});
+          if (split) partials += positions * s.group();
+        }
+    }
+  }
+  return tasks;
+}
+
+template <typename T>
+int attend(const T* q, const T* k, const T* v, T* k_pool, T* v_pool, T* z, const Step& step,
+           const Shape& s) {
+  const int64_t width = s.kv.width(), group = s.group(), record = width + 2;
+  if (width > kWidest || s.kv.block_size % kLanes != 0 || group > kTileRows) return 1;
+  write(k, v, k_pool, v_pool, step.slots, step.rows, s);
+  int64_t count = 0;
+  const std::vector<Task> tasks = plan(s, step, count);
+  std::vector<float> partials(count * record);  // maximum, sum, values of each
+#pragma omp parallel
+  {
+    Scratch<T> scratch(width);
+    Partial totals[kTileRows];
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t index = 0; index < static_cast<int64_t>(tasks.size()); ++index) {
+      const Task& task = tasks[tasks.size() - 1 - index];  // long contexts first
+      for (int64_t row = 0; row < task.positions * group; ++row)
+        totals[row] = {kNothing, 0, scratch.total.data() + row * width};
+      attend_chunks(s, task, q, k_pool, v_pool, scratch, totals);
+      for (int64_t row = 0; row < task.positions * group; ++row) {
+        if (task.partial < 0) {
+          finish(s, task.row + row / group, task.kv_head * group + row % group, totals[row], z);
+          continue;
+        }
+        float* to = partials.data() + (task.partial + row) * record;
+        to[0] = totals[row].maximum;
+        to[1] = totals[row].sum;
+        std::copy_n(totals[row].values, width, to + 2);
+      }
+    }
+    // The chunks of a tile follow one another; the first of them merges them all.
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t index = 0; index < static_cast<int64_t>(tasks.size()); ++index) {
+      const Task& task = tasks[index];
+      if (task.partial < 0) continue;
+      auto same = [&](const Task& other) {
+        return other.row == task.row && other.kv_head == task.kv_head;
+      };
+      if (index > 0 && same(tasks[index - 1])) continue;
+      for (int64_t row = 0; row < task.positions * group; ++row) {
+        Partial total{kNothing, 0, scratch.total.data()};
+        for (size_t next = index; next < tasks.size() && same(tasks[next]); ++next) {
+          float* from = partials.data() + (tasks[next].partial + row) * record;
+          merge(total, {from[0], from[1], from + 2}, width);
+        }
+        finish(s, task.row + row / group, task.kv_head * group + row % group, total, z);
+      }
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+// Both write k, v into the pool and attend with q. They return 0, or 1 where the shape is not
+// supported.
+extern "C" int attend_float32(const float* q, const float* k, const float* v, float* k_pool, float* v_pool, float* z,
+    const int64_t* slots, const int32_t* cu_seqlens, const int32_t* contexts,
+    const int32_t* block_table, int64_t rows, int64_t seqs, int64_t table_stride,
+    int64_t q_stride, int64_t kv_stride, int64_t n_heads, int64_t n_kv_heads, int64_t d_head,
+    int64_t block_size, int64_t window, float scale) {
+  return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
+                Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
+                      window, scale});
+}
+
+extern "C" int attend_bfloat16(const headstream::Bf16* q, const headstream::Bf16* k, const headstream::Bf16* v, headstream::Bf16* k_pool, headstream::Bf16* v_pool, headstream::Bf16* z,
+    const int64_t* slots, const int32_t* cu_seqlens, const int32_t* contexts,
+    const int32_t* block_table, int64_t rows, int64_t seqs, int64_t table_stride,
+    int64_t q_stride, int64_t kv_stride, int64_t n_heads, int64_t n_kv_heads, int64_t d_head,
+    int64_t block_size, int64_t window, float scale) {
+  return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
+                Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
+                      window, scale});
+}

@@ -1,0 +1,159 @@
+"""Linear layers packed once for the processor: x [M, K] -> x W^T + b [M, out]."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headstream.model.kernels import build, onednn
+from headstream.model.kernels.gate import ACTIVATIONS, Gate, gate_torch
+from headstream.model.kernels.gate import load_native as load_gate
+from headstream.model.kernels.library import DTYPE_NAMES, Function, check, function, pointer
+
+Linear = Callable[[Tensor], Tensor]
+"""x [M, K] -> [M, out]; owns its weight, packed for the device."""
+
+_LANES = 16  # columns of a panel, as in tile.h
+_ARGUMENTS = "ppppiiii"  # of all products in linear.cpp
+
+
+Parameters = tuple[Tensor, Tensor | None]
+"""weight [out, K] and bias [out]."""
+
+MakeGated = Callable[[Parameters, Parameters, str], Linear]
+"""(gate, up, activation): x [M, K] -> activation(gate(x)) * up(x) [M, f]; both have a bias or
+none."""
+
+
+class MakeLinear(Protocol):
+    """The device's way of packing a linear."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+        """Pack ``weight`` [out, K] and ``bias`` [out].
+
+        A wide linear returns float32 whatever the weights' dtype: sums that are not rounded.
+        """
+        ...
+
+
+def make_linear_torch(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+    """The twin of the native linear, from what torch has: oneDNN's packed weights or F.linear."""
+    if wide and weight.dtype != torch.float32:
+        return _wide(weight, bias)
+    if weight.device.type == "cpu" and onednn.works(weight.dtype):
+        return onednn.PackedLinear(weight, bias)
+    return functools.partial(F.linear, weight=weight, bias=bias)
+
+
+def _wide(weight: Tensor, bias: Tensor | None) -> Linear:
+    """A float32 product of narrower weights: on CPU the weight is widened for it."""
+    if weight.device.type == "cuda":
+        wide_bias = None if bias is None else bias.float()
+        return functools.partial(_wide_cuda, weight=weight, bias=wide_bias)
+    linear = make_linear_torch(weight.float(), None if bias is None else bias.float())
+    return lambda x: linear(x.float())
+
+
+def _wide_cuda(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product = torch.mm(x, weight.t(), out_dtype=torch.float32)
+    return product if bias is None else product + bias
+
+
+def make_gated_torch(gate: Parameters, up: Parameters, activation: str) -> Linear:
+    """The twin of the native gated linear: one product, then the gate."""
+    return compose_gated(gate, up, activation, make_linear_torch, gate_torch)
+
+
+def compose_gated(
+    gate: Parameters, up: Parameters, activation: str, make_linear: MakeLinear, kernel: Gate
+) -> Linear:
+    """A gated linear of two kernels."""
+    biases = [bias for _, bias in (gate, up) if bias is not None]
+    linear = make_linear(torch.cat([gate[0], up[0]]), torch.cat(biases) if biases else None)
+    return lambda x: kernel(activation, linear(x), True)
+
+
+class NativeLinear:
+    """The compiled linears."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        """Raises KernelUnavailableError: they cannot be built here; use the twins."""
+        library = build.load("linear", cache_dir)
+        self._pack = {d: function(library, f"pack_{n}", "piip") for d, n in DTYPE_NAMES.items()}
+        self._gate = load_gate(cache_dir)
+        self._linear = {
+            dtype: function(library, f"linear_{name}", _ARGUMENTS)
+            for dtype, name in DTYPE_NAMES.items()
+        }
+        self._wide = {
+            torch.float32: self._linear[torch.float32],
+            torch.bfloat16: function(library, "linear_bfloat16_float32", _ARGUMENTS),
+        }
+        self._gated = {
+            dtype: function(library, f"gated_{name}", "i" + _ARGUMENTS)
+            for dtype, name in DTYPE_NAMES.items()
+        }
+        self._gated_columns = function(library, "gated_columns", "")()
+
+    def linear(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+        """A ``MakeLinear``."""
+        if weight.shape[1] % 2 or (not wide and onednn.has_amx(weight.dtype)):
+            return make_linear_torch(weight, bias, wide=wide)
+        kernel = (self._wide if wide else self._linear)[weight.dtype]
+        out_dtype = torch.float32 if wide else weight.dtype
+        return self._packed(kernel, weight, bias, weight.shape[0], out_dtype)
+
+    def gated(self, gate: Parameters, up: Parameters, activation: str) -> Linear:
+        """A ``MakeGated``."""
+        (weight, bias), half = gate, self._gated_columns // 2
+        columns, depth = weight.shape
+        if half == 0 or columns % half or depth % 2 or onednn.has_amx(weight.dtype):
+            return compose_gated(gate, up, activation, self.linear, self._gate)
+        # Halves of a tile: [columns / half, 2, half] rows of W.
+        both = torch.stack([weight.unflatten(0, (-1, half)), up[0].unflatten(0, (-1, half))], dim=1)
+        if bias is not None and up[1] is not None:
+            bias = torch.stack([bias.view(-1, half), up[1].view(-1, half)], dim=1).flatten()
+        kernel = functools.partial(self._gated[weight.dtype], list(ACTIVATIONS).index(activation))
+        return self._packed(kernel, both.flatten(0, 2), bias, columns, weight.dtype)
+
+    def _packed(
+        self,
+        kernel: Function,
+        weight: Tensor,
+        bias: Tensor | None,
+        out: int,
+        out_dtype: torch.dtype,
+    ) -> Linear:
+        """``kernel`` over the packed weight, as x [M, K] -> [M, out]."""
+        columns, depth = weight.shape
+        vectors = -(-columns // _LANES)
+        panels = weight.new_empty(vectors, depth, _LANES)
+        weight = weight.contiguous()
+        self._pack[weight.dtype](weight.data_ptr(), columns, depth, panels.data_ptr())
+        if bias is not None:
+            bias = F.pad(bias.float(), (0, vectors * _LANES - columns))
+
+        def linear(x: Tensor) -> Tensor:
+            if x.stride(1) != 1:
+                x = x.contiguous()
+            y = torch.empty(x.shape[0], out, dtype=out_dtype)
+            status = kernel(
+                x.data_ptr(),
+                panels.data_ptr(),
+                y.data_ptr(),
+                pointer(bias),
+                x.shape[0],
+                x.stride(0),
+                depth,
+                columns,
+            )
+            check(status, "linear")
+            return y
+
+        return linear
