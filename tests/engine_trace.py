@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
-from headstream.model.outputs import (
-    GREEDY,
-    NO_OUTPUTS,
-    LogitsSpec,
-    Outputs,
-    PoolSpec,
-    RowsSpec,
-    SamplingParams,
-)
+from headstream.model.kernels.onednn import bf16_is_fast
+from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
@@ -27,6 +21,13 @@ from headstream.server.engine.messages import Delta, Frame, FromEngine, StepRepo
 from headstream.server.engine.report import Frames
 
 D_VOCAB = 211
+DTYPES = [
+    "float32",
+    pytest.param(
+        "bfloat16",
+        marks=pytest.mark.skipif(not bf16_is_fast(), reason="no bfloat16 hardware here"),
+    ),
+]
 
 
 def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
@@ -80,6 +81,16 @@ class Trace:
         self.reports: list[StepReport] = []
         self._ids = itertools.count(1)
 
+    @property
+    def rows_computed(self) -> int:
+        """N of all steps so far."""
+        return sum(report.stats.num_tokens for report in self.reports)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+        return self.runner.cache.num_bytes // self.ready.blocks_total
+
     def _take(self, message: FromEngine, frames: Frames) -> None:
         assert isinstance(message, StepReport)
         self.reports.append(message)
@@ -106,20 +117,11 @@ class Trace:
             news.vectors = frames[delta.vectors.index]
         news.finish, news.error = delta.finish, delta.error
 
-    def submit(
-        self,
-        token_ids: list[int],
-        max_new_tokens: int = 0,
-        sampling: SamplingParams = GREEDY,
-        stop_token_ids: tuple[int, ...] = (),
-        outputs: Outputs = NO_OUTPUTS,
-    ) -> int:
-        """Hand a sequence to the core; its id."""
+    def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
+        """Hand a sequence to the core; its id. ``spec``: what else a :class:`Submit` takes."""
         sequence_id = next(self._ids)
         self.news[sequence_id] = News()
-        self.core.handle(
-            Submit(sequence_id, tuple(token_ids), max_new_tokens, sampling, stop_token_ids, outputs)
-        )
+        self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
 
     def run(self, max_steps: int = 5000) -> None:
@@ -130,6 +132,27 @@ class Trace:
             self.core.step()
             self.scheduler.check_integrity()
         assert not self.core.has_work, "the engine does not come to an end"
+
+
+def alone(trace: Trace, requests: list[dict[str, Any]]) -> list[News]:
+    """What each request gets when it runs by itself."""
+    lone: list[News] = []
+    for request in requests:
+        sequence_id = trace.submit(**request)
+        trace.run()
+        lone.append(trace.news[sequence_id])
+    return lone
+
+
+def same(one: News, other: News) -> bool:
+    """Whether two requests got the same tokens, and the same bits of everything else."""
+    return (
+        one.token_ids == other.token_ids
+        and all(a.tobytes() == b.tobytes() for a, b in zip(one.logits, other.logits, strict=True))
+        and one.rows == other.rows
+        and one.vectors == other.vectors
+        and one.finish == other.finish
+    )
 
 
 def everything(kind: str, prompt_length: int) -> Outputs:

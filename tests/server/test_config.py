@@ -21,6 +21,12 @@ def test_defaults() -> None:
     assert config.name == config.source == settings.models[0]
 
 
+@pytest.mark.parametrize(("flags", "on"), [([], True), (["--no-prefix-caching"], False)])
+def test_prefix_caching_is_on_unless_it_is_turned_off(flags: list[str], on: bool) -> None:
+    [config] = load_settings(flags).engine_configs()
+    assert config.prefix_caching is on
+
+
 def test_flag_over_variable_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "headstream.yaml"
     path.write_text("port: 1\nadmin_port: 2\nmax_inputs: 3\n")

@@ -9,7 +9,7 @@ from headstream.server.limits import Limits
 from headstream.server.metrics import Metrics
 
 
-def report(step: int, preemptions: int = 0) -> StepReport:
+def report(step: int, preemptions: int = 0, lookups: int = 0, hits: int = 0) -> StepReport:
     stats = StepStats(
         step=step,
         num_tokens=12,
@@ -21,6 +21,9 @@ def report(step: int, preemptions: int = 0) -> StepReport:
         blocks_used=6,
         blocks_total=7,
         preemptions=preemptions,
+        blocks_cached=1,
+        lookup_tokens=lookups,
+        hit_tokens=hits,
     )
     return StepReport((), stats)
 
@@ -42,14 +45,17 @@ def test_steps_are_observed_and_heartbeats_are_not() -> None:
     assert value(metrics, "queue_tokens") == 50
     assert value(metrics, "sequences_running") == 3
     assert (value(metrics, "kv_blocks_used"), value(metrics, "kv_blocks_total")) == (6, 7)
+    assert value(metrics, "kv_blocks_cached") == 1
 
 
-def test_preemptions_go_on_over_a_restart() -> None:
+def test_counts_go_on_over_a_restart() -> None:
     metrics = Metrics()
     listen = metrics.step_listener("m")
-    for step, preemptions in ((1, 2), (2, 5), (1, 1)):
-        listen(report(step, preemptions))
+    for step, preemptions, lookups, hits in ((1, 2, 600, 0), (2, 5, 900, 256), (1, 1, 300, 0)):
+        listen(report(step, preemptions, lookups, hits))
     assert value(metrics, "preemptions_total") == 6
+    assert value(metrics, "prefix_lookup_tokens_total") == 1200
+    assert value(metrics, "prefix_hit_tokens_total") == 256
 
 
 def test_limits_are_shown() -> None:

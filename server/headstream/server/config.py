@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """Tokens of a block of key/value memory."""
     kv_cache_bytes: Count | None = None
     """Key/value memory. Default: 2 GiB on CPU, most of what is free on CUDA."""
+    prefix_caching: bool = True
+    """Keep the keys and values of prompts while memory is free, for prompts that begin the same."""
 
     # --- What a request may ask for ---
     max_request_bytes: Count = 4 * MIB
@@ -180,6 +182,7 @@ class Settings(BaseSettings):
                 max_model_len=self.max_model_len,
                 block_size=self.block_size,
                 kv_cache_bytes=self.kv_cache_bytes,
+                prefix_caching=self.prefix_caching,
             )
             for name, source in sources
         )

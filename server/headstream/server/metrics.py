@@ -66,9 +66,18 @@ class Metrics:
         self.running = gauge("sequences_running", "Sequences in the engine's batch.")
         self.queue_depth = gauge("queue_depth", "Sequences waiting in the engine.")
         self.queue_tokens = gauge("queue_tokens", "Tokens waiting in the engine.")
-        self.kv_used = gauge("kv_blocks_used", "Blocks of key/value memory in use.")
+        self.kv_used = gauge("kv_blocks_used", "Blocks of key/value memory that sequences hold.")
+        self.kv_cached = gauge(
+            "kv_blocks_cached", "Blocks that only the prefix cache holds: free for the taking."
+        )
         self.kv_total = gauge("kv_blocks_total", "Blocks of key/value memory.")
         self.preemptions = counter("preemptions", "Sequences preempted for memory.")
+        self.lookup_tokens = counter(
+            "prefix_lookup_tokens", "Prompt tokens looked up in the prefix cache."
+        )
+        self.hit_tokens = counter(
+            "prefix_hit_tokens", "Prompt tokens found there, which were not computed again."
+        )
         self.step_seconds = histogram("step_seconds", "Duration of a step.", SECONDS)
         self.step_tokens = histogram("step_tokens", "Tokens of a step (N).", TOKENS)
         self.step_sequences = histogram("step_sequences", "Sequences of a step (S).", SEQUENCES)
@@ -93,7 +102,11 @@ class _StepListener:
         self._metrics = metrics
         self._model = model
         self._last_step = 0
-        self._preemptions = 0
+        self._counts = {  # what the engine counts since its start
+            "preemptions": _Growth(metrics.preemptions.labels(model)),
+            "lookup_tokens": _Growth(metrics.lookup_tokens.labels(model)),
+            "hit_tokens": _Growth(metrics.hit_tokens.labels(model)),
+        }
 
     def observe(self, report: StepReport) -> None:
         stats, metrics, model = report.stats, self._metrics, self._model
@@ -101,16 +114,28 @@ class _StepListener:
         metrics.queue_depth.labels(model).set(stats.waiting)
         metrics.queue_tokens.labels(model).set(stats.waiting_tokens)
         metrics.kv_used.labels(model).set(stats.blocks_used)
+        metrics.kv_cached.labels(model).set(stats.blocks_cached)
         metrics.kv_total.labels(model).set(stats.blocks_total)
-        # A restarted engine counts from zero again.
-        new = stats.preemptions - self._preemptions
-        metrics.preemptions.labels(model).inc(new if new >= 0 else stats.preemptions)
-        self._preemptions = stats.preemptions
+        for name, growth in self._counts.items():
+            growth.observe(getattr(stats, name))
         if stats.step != self._last_step:  # otherwise a heartbeat
             self._last_step = stats.step
             metrics.step_seconds.labels(model).observe(stats.step_ns / 1e9)
             metrics.step_tokens.labels(model).observe(stats.num_tokens)
             metrics.step_sequences.labels(model).observe(stats.num_seqs)
+
+
+class _Growth:
+    """Carries a count of the engine's over to a counter that outlives the engine."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._last = 0
+
+    def observe(self, total: int) -> None:
+        new = total - self._last
+        self._counter.inc(new if new >= 0 else total)  # a restarted engine counts from zero again
+        self._last = total
 
 
 def _version() -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine_trace import save_tiny_gemma
+from headstream.model.kernels import TORCH_KERNELS
+from headstream.server.engine import build
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,16 @@ def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where kernels are compiled to, once a session."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines run torch's operators, with which a row's bits do depend on where prompts are cut."""
+    monkeypatch.setattr(build, "load_kernels", lambda _: TORCH_KERNELS)
+
+
+@pytest.fixture(params=["native", "torch"])
+def each_backend(request: pytest.FixtureRequest) -> None:
+    """Engines run with native kernels where they can be built, then with torch's operators."""
+    if request.param == "torch":
+        request.getfixturevalue("torch_kernels")

@@ -17,7 +17,7 @@ def test_any_trace_keeps_integrity() -> None:
     for _ in range(3000):
         action = rng.random()
         if action < 0.45 and pool.can_allocate(count := rng.randrange(6)):
-            tables.append(pool.allocate(count))
+            tables.append(list(pool.allocate(count)))
         elif action < 0.6 and tables:
             copy = list(rng.choice(tables))
             pool.share(copy)

@@ -102,7 +102,7 @@ def test_abort_at_any_moment_frees_everything(trace: Trace) -> None:
         trace.core.handle(Abort(victim))
         trace.core.handle(Abort(victim))
         trace.run()
-        assert trace.scheduler.pool.num_used == 0
+        assert trace.scheduler.num_blocks_used == 0
         assert len(trace.news[other].token_ids) == 8
 
 
@@ -147,7 +147,7 @@ def test_fault_in_a_step_ends_its_sequences_only(
     good = trace.submit(PROMPT[:9], 3)
     trace.run()
     assert len(trace.news[good].token_ids) == 3
-    assert trace.scheduler.pool.num_used == 0
+    assert trace.scheduler.num_blocks_used == 0
 
 
 def test_seeded_sampling_is_repeatable(trace: Trace) -> None:

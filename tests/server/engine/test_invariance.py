@@ -8,17 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine_trace import D_VOCAB, News, Trace, everything
-from headstream.model.linear import bf16_is_fast
+from engine_trace import D_VOCAB, DTYPES, Trace, alone, everything, same
 from headstream.model.outputs import Outputs, SamplingParams
-
-DTYPES = [
-    "float32",
-    pytest.param(
-        "bfloat16",
-        marks=pytest.mark.skipif(not bf16_is_fast(), reason="no bfloat16 hardware here"),
-    ),
-]
 
 
 def _request(rng: random.Random) -> dict[str, Any]:
@@ -39,32 +30,13 @@ def _request(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def _same(one: News, other: News) -> bool:
-    return (
-        one.token_ids == other.token_ids
-        and all(a.tobytes() == b.tobytes() for a, b in zip(one.logits, other.logits, strict=True))
-        and one.rows == other.rows
-        and one.vectors == other.vectors
-        and one.finish == other.finish
-    )
-
-
-def _alone(trace: Trace, requests: list[dict[str, Any]]) -> list[News]:
-    lone = []
-    for request in requests:
-        sequence_id = trace.submit(**request)
-        trace.run()
-        lone.append(trace.news[sequence_id])
-    return lone
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_crowd_equals_alone(tiny_gemma: Path, cache_dir: Path, dtype: str, seed: int) -> None:
     """Random lengths, arrivals and aborts under a small budget, with one thread and with two."""
     rng = random.Random(seed)
     requests = [_request(rng) for _ in range(24)]
-    lone = _alone(
+    lone = alone(
         Trace(
             tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=2048, num_threads=seed + 1
         ),
@@ -90,11 +62,11 @@ def test_crowd_equals_alone(tiny_gemma: Path, cache_dir: Path, dtype: str, seed:
             aborted.add(victim)
             _abort(crowd, victim)
     crowd.run()
-    assert crowd.scheduler.pool.num_used == 0
+    assert crowd.scheduler.num_blocks_used == 0
     survivors = [i for i, sequence_id in enumerate(ids) if sequence_id not in aborted]
     assert len(survivors) > 12
     for i in survivors:
-        assert _same(crowd.news[ids[i]], lone[i]), f"request {i} differs"
+        assert same(crowd.news[ids[i]], lone[i]), f"request {i} differs"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,18 +81,18 @@ def test_preemption_changes_no_bit(tiny_gemma: Path, cache_dir: Path, dtype: str
         }
         for _ in range(8)
     ]
-    lone = _alone(Trace(tiny_gemma, cache_dir, dtype=dtype), requests)
+    lone = alone(Trace(tiny_gemma, cache_dir, dtype=dtype), requests)
     roomy = Trace(tiny_gemma, cache_dir, dtype=dtype)
-    bytes_per_block = (4 << 20) // roomy.scheduler.pool.num_blocks
-    tight = Trace(tiny_gemma, cache_dir, dtype=dtype, kv_cache_bytes=30 * bytes_per_block)
+    tight = Trace(tiny_gemma, cache_dir, dtype=dtype, kv_cache_bytes=30 * roomy.block_bytes)
     ids = [tight.submit(**request) for request in requests]
     tight.run()
     assert tight.scheduler.preemptions > 3
-    assert tight.scheduler.pool.num_used == 0
+    assert tight.scheduler.num_blocks_used == 0
     for sequence_id, expected in zip(ids, lone, strict=True):
-        assert _same(tight.news[sequence_id], expected)
+        assert same(tight.news[sequence_id], expected)
 
 
+@pytest.mark.usefixtures("torch_kernels")
 def test_a_crowd_can_differ_where_the_rule_is_broken(tiny_gemma: Path, cache_dir: Path) -> None:
     """Negative control: prompts cut off the grid change bits, so the tests above can fail."""
     from headstream.server.engine import sequence as module

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from dry_run import BLOCK, step
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Submit
@@ -14,28 +15,13 @@ from headstream.server.engine.sequence import Sequence
 
 
 def _sequence(sequence_id: int, prompt: int, new: int = 4) -> Sequence:
-    return Sequence(Submit(sequence_id, tuple(range(prompt)), max_new_tokens=new), arrival_ns=0)
+    first = 1000 * sequence_id  # no two share a beginning
+    prompt_ids = tuple(range(first, first + prompt))
+    return Sequence(Submit(sequence_id, prompt_ids, max_new_tokens=new), arrival_ns=0)
 
 
 def _scheduler(blocks: int = 100, budget: int = 512, seqs: int = 16) -> Scheduler:
-    return Scheduler(BlockPool(blocks, 32), budget, seqs)
-
-
-def _step(scheduler: Scheduler) -> dict[int, int]:
-    """Schedule and pretend that the rows were computed and tokens drawn."""
-    rows = {}
-    for share in scheduler.schedule():
-        sequence = share.sequence
-        drawn = sequence.wants_token(share.num_rows)
-        sequence.num_computed += share.num_rows
-        if drawn:
-            sequence.append(7)
-        if sequence.is_done:
-            scheduler.remove(sequence)
-        rows[sequence.spec.id] = share.num_rows
-        assert len(sequence.block_ids) * 32 >= sequence.num_computed or sequence.is_done
-    scheduler.check_integrity()
-    return rows
+    return Scheduler(BlockPool(blocks, BLOCK), budget, seqs)
 
 
 def test_budget_that_could_starve_prompts_is_refused() -> None:
@@ -49,12 +35,12 @@ def test_long_prompt_is_cut_on_the_grid_beside_decoding() -> None:
     """Decode rows first, then whole grid chunks, then what is left of the prompt."""
     scheduler = _scheduler(budget=300)
     scheduler.add(_sequence(1, 5, new=10))
-    assert _step(scheduler) == {1: 5}
+    assert step(scheduler) == {1: 5}
     scheduler.add(_sequence(2, 600))
-    assert _step(scheduler) == {1: 1, 2: 256}
-    assert _step(scheduler) == {1: 1, 2: 256}
-    assert _step(scheduler) == {1: 1, 2: 88}
-    assert _step(scheduler) == {1: 1, 2: 1}
+    assert step(scheduler) == {1: 1, 2: 256}
+    assert step(scheduler) == {1: 1, 2: 256}
+    assert step(scheduler) == {1: 1, 2: 88}
+    assert step(scheduler) == {1: 1, 2: 1}
 
 
 def test_a_chunk_that_does_not_fit_waits_whole() -> None:
@@ -62,8 +48,8 @@ def test_a_chunk_that_does_not_fit_waits_whole() -> None:
     scheduler = _scheduler(budget=400)
     scheduler.add(_sequence(1, 256))
     scheduler.add(_sequence(2, 300))
-    assert _step(scheduler) == {1: 256}
-    assert _step(scheduler) == {1: 1, 2: 300}
+    assert step(scheduler) == {1: 256}
+    assert step(scheduler) == {1: 1, 2: 300}
 
 
 def test_youngest_is_preempted_and_comes_first_in_line() -> None:
@@ -75,7 +61,7 @@ def test_youngest_is_preempted_and_comes_first_in_line() -> None:
     finished_order = []
     seen: set[int] = set()
     for _ in range(500):
-        rows = _step(scheduler)
+        rows = step(scheduler)
         if not rows:
             break
         for sequence_id in (1, 2, 3):
@@ -85,7 +71,7 @@ def test_youngest_is_preempted_and_comes_first_in_line() -> None:
     assert scheduler.preemptions > 0
     assert sorted(finished_order) == [1, 2, 3], "no request is lost"
     assert finished_order.index(2) < finished_order.index(3), "first come, first served"
-    assert scheduler.pool.num_used == 0
+    assert scheduler.num_blocks_used == 0
 
 
 def test_paused_sequences_are_passed_over() -> None:
@@ -94,14 +80,15 @@ def test_paused_sequences_are_passed_over() -> None:
     first, second = _sequence(1, 10), _sequence(2, 10)
     scheduler.add(first)
     scheduler.add(second)
-    first.paused = True
-    assert _step(scheduler) == {2: 10}
-    first.paused, second.paused = False, True
-    assert _step(scheduler) == {1: 10}
-    first.paused = True
-    assert (scheduler.has_work, _step(scheduler)) == (False, {})
-    second.paused = False
-    assert _step(scheduler) == {2: 1}
+    scheduler.pause(first, paused=True)
+    assert step(scheduler) == {2: 10}
+    scheduler.pause(first, paused=False)
+    scheduler.pause(second, paused=True)
+    assert step(scheduler) == {1: 10}
+    scheduler.pause(first, paused=True)
+    assert (scheduler.has_work, step(scheduler)) == (False, {})
+    scheduler.pause(second, paused=False)
+    assert step(scheduler) == {2: 1}
 
 
 def test_random_traces_leak_nothing_and_finish_all() -> None:
@@ -122,18 +109,18 @@ def test_random_traces_leak_nothing_and_finish_all() -> None:
             scheduler.add(sequence)
             alive[sequence_id] = sequence
             for _ in range(rng.randrange(4)):
-                _step(scheduler)
+                step(scheduler)
             if rng.random() < 0.2:
                 scheduler.remove(alive.pop(rng.choice(list(alive))))
             if alive and rng.random() < 0.3:
                 chosen = rng.choice(list(alive.values()))
-                chosen.paused = not chosen.paused
+                scheduler.pause(chosen, paused=rng.random() < 0.5)
         for sequence in alive.values():
-            sequence.paused = False
+            scheduler.pause(sequence, paused=False)
         for _ in range(20000):
             if not scheduler.has_work:
                 break
-            assert _step(scheduler), "work is left, but nothing is scheduled"
+            assert step(scheduler), "work is left, but nothing is scheduled"
         assert not scheduler.has_work
         assert all(sequence.is_done for sequence in alive.values())
-        assert scheduler.pool.num_used == 0
+        assert scheduler.num_blocks_used == 0

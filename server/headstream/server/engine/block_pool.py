@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 
@@ -33,11 +34,15 @@ class BlockPool:
         """Whether ``count`` blocks are free."""
         return count <= len(self._free)
 
-    def allocate(self, count: int) -> list[int]:
-        """Take ``count`` free blocks, each with one reference."""
+    def num_refs(self, block: int) -> int:
+        """How often a block is held."""
+        return self._refs[block]
+
+    def allocate(self, count: int) -> array[int]:
+        """Take ``count`` free blocks (int32 ids), each with one reference."""
         if not self.can_allocate(count):
             raise AssertionError(f"{count} blocks wanted, {len(self._free)} free: ask first")
-        taken = [self._free.pop() for _ in range(count)]
+        taken = array("i", [self._free.pop() for _ in range(count)])
         for block in taken:
             self._refs[block] = 1
         return taken

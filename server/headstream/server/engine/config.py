@@ -23,3 +23,4 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None  # None: what the model allows
     block_size: int | None = None  # tokens; None: 32 on CPU, 256 on CUDA
     kv_cache_bytes: int | None = None  # None: 2 GiB on CPU, 85% of what is free on CUDA
+    prefix_caching: bool = True  # prompts share the keys and values of equal beginnings

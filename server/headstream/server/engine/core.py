@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from headstream.model import pooling
 from headstream.model.batch import StepOutput
@@ -28,7 +29,7 @@ from headstream.server.engine.messages import (
 )
 from headstream.server.engine.packing import Packed, pack
 from headstream.server.engine.report import Frames
-from headstream.server.engine.scheduler import Scheduled, Scheduler
+from headstream.server.engine.scheduler import Schedule, Scheduler
 from headstream.server.engine.sequence import Sequence
 
 Send = Callable[[FromEngine, Frames], None]
@@ -54,20 +55,20 @@ class EngineCore:
         begin = time.monotonic_ns()
         frames = Frames()
         deltas, self._refused = self._refused, []
-        scheduled = self._scheduler.schedule()
-        if scheduled:
+        schedule = self._scheduler.schedule()
+        if schedule:
             try:
-                packed = pack(scheduled, self._scheduler.pool.block_size)
+                packed = pack(schedule, self._scheduler.pool.block_size)
                 output = self._runner.run(packed.batch)
-                deltas += self._update(scheduled, packed, output, frames, begin)
+                deltas += self._update(schedule, packed, output, frames, begin)
             except Exception as error:  # one step's fault ends its own sequences, not the engine
-                deltas += self._fail(scheduled, error)
+                deltas += self._fail(schedule, error)
             self._steps += 1
-        self._report(deltas, frames, scheduled, time.monotonic_ns() - begin)
+        self._report(deltas, frames, schedule, time.monotonic_ns() - begin)
 
     def heartbeat(self) -> None:
         """Report that the engine is alive and idle."""
-        self._report([], Frames(), [], 0)
+        self._report([], Frames(), {}, 0)
 
     def handle(self, message: ToEngine) -> None:
         """Take one message from the front."""
@@ -79,7 +80,7 @@ class EngineCore:
                     self._scheduler.remove(sequence)
             case Flow(id=sequence_id, paused=paused):
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
-                    sequence.paused = paused
+                    self._scheduler.pause(sequence, paused=paused)
             case Lookup():
                 self._lookup(message)
             case _:
@@ -102,39 +103,32 @@ class EngineCore:
             self._send(LookupReply(message.id, None, repr(error)), Frames())
 
     def _update(
-        self,
-        scheduled: list[Scheduled],
-        packed: Packed,
-        output: StepOutput,
-        frames: Frames,
-        begin: int,
+        self, schedule: Schedule, packed: Packed, output: StepOutput, frames: Frames, begin: int
     ) -> list[Delta]:
         """Move counters, take drawn tokens, free what is done; the news of each sequence."""
         rows, vectors = self._collect_taps(packed, output, frames)
+        self._scheduler.advance(schedule)
         tokens: dict[Sequence, Token] = {}
-        for share in scheduled:
-            share.sequence.num_computed += share.num_rows
-            share.sequence.num_reported = max(
-                share.sequence.num_reported, share.sequence.num_computed
-            )
         for sequence, row in zip(packed.token_sequences, output.rows, strict=True):
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
         now = time.monotonic_ns()
         deltas: list[Delta] = []
-        for share in scheduled:
-            sequence = share.sequence
+        for sequence in schedule:
+            sequence.num_reported = max(sequence.num_reported, sequence.num_computed)
             first = sequence.first_step_ns == 0
-            sequence.first_step_ns = sequence.first_step_ns or begin
+            if first:
+                sequence.first_step_ns = begin
             done = sequence.is_done
             if done:
                 self._scheduler.remove(sequence)
-            if first or done or sequence in tokens or sequence in rows:
+            token = tokens.get(sequence)
+            if first or done or token is not None or sequence in rows:
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
-                        token=tokens.get(sequence),
-                        rows=tuple(rows.get(sequence, ())),
+                        token=token,
+                        rows=rows.get(sequence, ()),
                         vectors=vectors.get(sequence),
                         finish=(sequence.finish or "length") if done else None,
                         queue_ns=sequence.first_step_ns - sequence.arrival_ns,
@@ -145,46 +139,54 @@ class EngineCore:
 
     def _collect_taps(
         self, packed: Packed, output: StepOutput, frames: Frames
-    ) -> tuple[dict[Sequence, list[Rows]], dict[Sequence, Frame]]:
+    ) -> tuple[dict[Sequence, tuple[Rows, ...]], dict[Sequence, Frame]]:
         """Tapped rows by sequence, and pooled vectors of the prompts that are now complete."""
-        rows: dict[Sequence, list[Rows]] = defaultdict(list)
+        rows: dict[Sequence, tuple[Rows, ...]] = {}
         vectors: dict[Sequence, Frame] = {}
         for part in packed.tap_ranges:
             sequence = part.sequence
             values = output.taps[part.layer][part.offset : part.offset + part.count]
             if not part.pooled:
                 frame = frames.add(values, sequence.spec.outputs.rows.dtype)
-                rows[sequence].append(Rows(part.layer, part.start, frame))
+                rows[sequence] = (*rows.get(sequence, ()), Rows(part.layer, part.start, frame))
                 continue
             sequence.pool_rows.append(values)
-            spec = sequence.spec.outputs.pool
-            if spec is not None and part.start + part.count == sequence.num_prompt:
-                prompt = torch.cat(sequence.pool_rows)  # [prompt, d]
-                vectors[sequence] = frames.add(pooling.pool(prompt, spec))
+            if part.start + part.count == sequence.num_prompt:
+                vectors[sequence] = frames.add(_pool(sequence))
         return rows, vectors
 
-    def _fail(self, scheduled: list[Scheduled], error: Exception) -> list[Delta]:
+    def _fail(self, schedule: Schedule, error: Exception) -> list[Delta]:
         """End every sequence of a step that failed."""
-        for share in scheduled:
-            self._scheduler.remove(share.sequence)
-        return [
-            Delta(share.sequence.spec.id, finish="error", error=repr(error)) for share in scheduled
-        ]
+        for sequence in schedule:
+            self._scheduler.remove(sequence)
+        return [Delta(sequence.spec.id, finish="error", error=repr(error)) for sequence in schedule]
 
     def _report(
-        self, deltas: list[Delta], frames: Frames, scheduled: list[Scheduled], step_ns: int
+        self, deltas: list[Delta], frames: Frames, schedule: Schedule, step_ns: int
     ) -> None:
         scheduler = self._scheduler
         stats = StepStats(
             step=self._steps,
-            num_tokens=sum(share.num_rows for share in scheduled),
-            num_seqs=len(scheduled),
+            num_tokens=sum(schedule.values()),
+            num_seqs=len(schedule),
             step_ns=step_ns,
             running=scheduler.num_running,
             waiting=scheduler.num_waiting,
             waiting_tokens=scheduler.num_waiting_tokens,
-            blocks_used=scheduler.pool.num_used,
+            blocks_used=scheduler.num_blocks_used,
             blocks_total=scheduler.pool.num_blocks,
             preemptions=scheduler.preemptions,
+            blocks_cached=scheduler.cache.num_idle,
+            lookup_tokens=scheduler.lookup_tokens,
+            hit_tokens=scheduler.hit_tokens,
         )
         self._send(StepReport(tuple(deltas), stats), frames)
+
+
+def _pool(sequence: Sequence) -> Tensor:
+    """The vectors asked for, float32 [spans, d], of a prompt whose rows are complete."""
+    spec, first = sequence.spec.outputs.pool, sequence.first_pooled
+    assert spec is not None
+    rows = torch.cat(sequence.pool_rows)  # [prompt - first, d]
+    spans = tuple(tuple(position - first for position in span) for span in spec.spans)
+    return pooling.pool(rows, replace(spec, spans=spans))

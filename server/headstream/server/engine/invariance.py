@@ -11,7 +11,6 @@ from headstream.model.runner import Runner
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Submit
 from headstream.server.engine.packing import pack
-from headstream.server.engine.scheduler import Scheduled
 from headstream.server.engine.sequence import Sequence
 
 _LENGTHS = (13, 6)
@@ -38,8 +37,8 @@ def _final_rows(runner: Runner, pool: BlockPool, texts: list[list[int]]) -> Tens
         )
         for text in texts
     ]
-    shares = [Scheduled(sequence, sequence.num_tokens) for sequence in sequences]
-    rows = runner.run(pack(shares, pool.block_size).batch).taps[FINAL]
+    schedule = {sequence: sequence.num_tokens for sequence in sequences}
+    rows = runner.run(pack(schedule, pool.block_size).batch).taps[FINAL]
     for sequence in sequences:
         pool.release(sequence.block_ids)
     return rows

@@ -24,6 +24,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: tuple[int, ...] = ()
     outputs: Outputs = Outputs()
+    cache_salt: bytes = b""  # cached chunks of prompts are shared under an equal salt only
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -103,9 +104,12 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     running: int
     waiting: int
     waiting_tokens: int
-    blocks_used: int
+    blocks_used: int  # by sequences
     blocks_total: int
     preemptions: int  # since the start
+    blocks_cached: int = 0  # held by the prefix cache alone, free for the taking
+    lookup_tokens: int = 0  # prompt tokens looked up in the prefix cache since the start
+    hit_tokens: int = 0  # those of them that were there
 
 
 class StepReport(msgspec.Struct, frozen=True, tag="step"):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections import OrderedDict
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
+from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
-
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A sequence's share of a step: the positions [num_computed, num_computed + num_rows)."""
-
-    sequence: Sequence
-    num_rows: int
+Schedule = dict[Sequence, int]
+"""Rows of each sequence: it computes the positions [num_computed, num_computed + rows)."""
 
 
 class Scheduler:
@@ -25,7 +20,14 @@ class Scheduler:
     blocks are freed and it waits, first in line, to be computed again.
     """
 
-    def __init__(self, pool: BlockPool, max_num_batched_tokens: int, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        *,
+        prefix_caching: bool = True,
+    ) -> None:
         """Raises ValueError if a step of decoding sequences could leave no room for a prompt."""
         if max_num_batched_tokens < PREFILL_GRID + max_num_seqs:
             raise ValueError(
@@ -33,11 +35,17 @@ class Scheduler:
                 f"{PREFILL_GRID} + max_num_seqs = {PREFILL_GRID + max_num_seqs}"
             )
         self.pool = pool
+        self.cache = PrefixCache(pool, enabled=prefix_caching)
         self.preemptions = 0
+        self.lookup_tokens = 0  # prompt tokens of the sequences that were started
+        self.hit_tokens = 0  # those that the cache had
+        self.num_waiting_tokens = 0
         self._budget = max_num_batched_tokens
         self._max_num_seqs = max_num_seqs
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        # Ordered sets.
+        self._waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self._running: dict[Sequence, None] = {}
+        self._paused: set[Sequence] = set()  # of both
         self._by_id: dict[int, Sequence] = {}
 
     @property
@@ -51,14 +59,14 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def num_waiting_tokens(self) -> int:
-        """Tokens of the waiting sequences."""
-        return sum(sequence.num_tokens for sequence in self._waiting)
+    def num_blocks_used(self) -> int:
+        """Blocks that sequences hold."""
+        return self.pool.num_used - self.cache.num_idle
 
     @property
     def has_work(self) -> bool:
         """Whether a step could compute anything."""
-        return any(not s.paused for s in self._running) or any(not s.paused for s in self._waiting)
+        return len(self._paused) < len(self._by_id)
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the pool could hold the sequence at its full length."""
@@ -66,80 +74,152 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line; it must fit."""
+        sequence.chunk_keys = self.cache.keys(sequence.token_ids, sequence.spec.cache_salt)
         self._by_id[sequence.spec.id] = sequence
-        self._waiting.append(sequence)
+        self._wait(sequence)
 
     def get(self, sequence_id: int) -> Sequence | None:
         """The sequence with this id, if it is still here."""
         return self._by_id.get(sequence_id)
 
+    def pause(self, sequence: Sequence, *, paused: bool) -> None:
+        """Pass a sequence over from now on, or no more; one that is gone stays gone."""
+        if paused and sequence.spec.id in self._by_id:
+            self._paused.add(sequence)
+        else:
+            self._paused.discard(sequence)
+
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, finished or aborted, at any moment, and free what it holds."""
         if self._by_id.pop(sequence.spec.id, None) is None:
             return
+        self._paused.discard(sequence)
         if sequence in self._running:
-            self._running.remove(sequence)
-            self.pool.release(sequence.block_ids)
-            sequence.block_ids = []
+            del self._running[sequence]
+            self.cache.release(sequence)
         else:
-            self._waiting.remove(sequence)
+            self._leave_line(sequence)
 
-    def schedule(self) -> list[Scheduled]:
+    def schedule(self) -> Schedule:
         """Choose the rows of the next step and take the blocks they need.
 
         Sequences with one token behind come first, so that a long prompt never stalls them; then
         prompts under way, in order of arrival; then new ones.
         """
-        chosen: dict[Sequence, int] = {}
-        budget = self._budget
-        for sequence in sorted(self._running, key=lambda s: s.num_pending > 1):
-            if sequence.paused or sequence not in self._running:  # paused, or preempted just now
+        plan = _Plan(self._budget)
+        behind: list[Sequence] = []
+        for sequence in list(self._running):
+            if sequence in self._paused or sequence not in self._running:  # preempted just now
                 continue
-            rows = sequence.next_rows(budget)
-            if rows and self._take_blocks(sequence, rows, chosen):
-                chosen[sequence] = rows
-            budget = self._budget - sum(chosen.values())
-        self._admit(chosen, budget)
-        return [Scheduled(sequence, rows) for sequence, rows in chosen.items()]
+            if sequence.num_pending > 1:
+                behind.append(sequence)
+            elif self._take_blocks(sequence, 1, plan):
+                plan.add(sequence, 1)
+        for sequence in behind:
+            if sequence not in self._running:
+                continue
+            self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
+            rows = sequence.next_rows(plan.budget)
+            if rows and self._take_blocks(sequence, rows, plan):
+                plan.add(sequence, rows)
+        self._admit(plan)
+        return plan.rows
 
-    def _admit(self, chosen: dict[Sequence, int], budget: int) -> None:
+    def advance(self, schedule: Schedule) -> None:
+        """Count the rows of a step as computed; from now on others share its prompt chunks."""
+        for sequence, rows in schedule.items():
+            sequence.num_computed += rows
+            if sequence.num_chunks < len(sequence.chunk_keys):
+                self.cache.put(sequence)
+
+    def _admit(self, plan: _Plan) -> None:
         """Start waiting sequences, first come first served, while rows and blocks are free."""
-        paused: list[Sequence] = []
-        while self._waiting and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting[0]
-            if sequence.paused:
-                paused.append(self._waiting.popleft())
-                continue
-            rows = sequence.next_rows(budget)
-            blocks = self.pool.blocks_for(rows)
-            if rows == 0 or not self.pool.can_allocate(blocks):
+        admitted: list[Sequence] = []
+        for sequence in self._waiting:
+            if not plan.budget or len(self._running) == self._max_num_seqs:
                 break
-            self._waiting.popleft()
-            self._running.append(sequence)
-            sequence.block_ids = self.pool.allocate(blocks)
-            chosen[sequence] = rows
-            budget -= rows
-        self._waiting.extendleft(reversed(paused))
+            if sequence in self._paused:
+                continue
+            hit = self.cache.take(sequence)
+            rows = sequence.next_rows(plan.budget)
+            if not rows or not self._allocate(sequence, rows):
+                self._give_up(sequence)
+                break
+            self._running[sequence] = None
+            admitted.append(sequence)
+            plan.add(sequence, rows)
+            self.hit_tokens += hit
+            if self.cache.enabled:
+                self.lookup_tokens += sequence.num_prompt
+        for sequence in admitted:
+            self._leave_line(sequence)
 
-    def _take_blocks(self, sequence: Sequence, rows: int, chosen: dict[Sequence, int]) -> bool:
+    def _take_blocks(self, sequence: Sequence, rows: int, plan: _Plan) -> bool:
         """Grow the block table for ``rows`` more positions, preempting younger sequences."""
-        wanted = self.pool.blocks_for(sequence.num_computed + rows) - len(sequence.block_ids)
-        while not self.pool.can_allocate(wanted):
-            youngest = self._running[-1]
+        while not self._allocate(sequence, rows):
+            youngest = next(reversed(self._running))
             self._preempt(youngest)
-            chosen.pop(youngest, None)
+            plan.drop(youngest)
             if youngest is sequence:
                 return False
+        return True
+
+    def _allocate(self, sequence: Sequence, rows: int) -> bool:
+        """Grow the block table for ``rows`` more positions, if free and idle blocks suffice."""
+        end = sequence.num_computed + rows
+        if end <= len(sequence.block_ids) * self.pool.block_size:
+            return True
+        wanted = self.pool.blocks_for(end) - len(sequence.block_ids)
+        missing = wanted - self.pool.num_free
+        if missing > self.cache.num_idle:
+            return False
+        self.cache.evict(missing)
         sequence.block_ids += self.pool.allocate(wanted)
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        self.pool.release(sequence.block_ids)
-        sequence.restart()
-        self._waiting.appendleft(sequence)
+        del self._running[sequence]
+        self._give_up(sequence)
+        self._wait(sequence)
+        self._waiting.move_to_end(sequence, last=False)
         self.preemptions += 1
 
+    def _give_up(self, sequence: Sequence) -> None:
+        """Take back what a sequence holds: it is computed again from token 0."""
+        self.cache.release(sequence)
+        sequence.num_computed = 0
+
+    def _wait(self, sequence: Sequence) -> None:
+        self._waiting[sequence] = None
+        self.num_waiting_tokens += sequence.num_tokens
+
+    def _leave_line(self, sequence: Sequence) -> None:
+        del self._waiting[sequence]
+        self.num_waiting_tokens -= sequence.num_tokens
+
     def check_integrity(self) -> None:
-        """Prove that no block leaked; see :meth:`BlockPool.check_integrity`."""
-        self.pool.check_integrity(sequence.block_ids for sequence in self._running)
+        """Prove that no block leaked and that counters agree.
+
+        Raises:
+            AssertionError: they do not; see :meth:`PrefixCache.check_integrity`.
+        """
+        self.cache.check_integrity(self._running)
+        if any(sequence.block_ids for sequence in self._waiting):
+            raise AssertionError("a waiting sequence holds blocks")
+        if self.num_waiting_tokens != sum(sequence.num_tokens for sequence in self._waiting):
+            raise AssertionError("the waiting tokens are miscounted")
+
+
+class _Plan:
+    """The step under construction."""
+
+    def __init__(self, budget: int) -> None:
+        self.rows: Schedule = {}
+        self.budget = budget  # rows left
+
+    def add(self, sequence: Sequence, rows: int) -> None:
+        self.rows[sequence] = rows
+        self.budget -= rows
+
+    def drop(self, sequence: Sequence) -> None:
+        self.budget += self.rows.pop(sequence, 0)

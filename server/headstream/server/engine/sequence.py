@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
+from headstream.model.outputs import Outputs
 from headstream.server.engine.messages import FinishReason, Submit
 
 
@@ -14,47 +16,61 @@ from headstream.server.engine.messages import FinishReason, Submit
 class Sequence:
     """Token counters chase each other: ``num_computed`` runs after ``num_tokens``.
 
-    A step computes the positions [num_computed, num_computed + scheduled). There is no prefill or
+    A step computes the positions [num_computed, num_computed + rows). There is no prefill or
     decode phase; a preempted sequence starts again with ``num_computed`` = 0.
     """
 
     spec: Submit
     arrival_ns: int
     output_ids: list[int] = field(default_factory=list[int])
-    block_ids: list[int] = field(default_factory=list[int])
+    block_ids: array[int] = field(default_factory=lambda: array("i"))  # int32
+    chunk_keys: tuple[bytes, ...] = ()  # of the prompt, for the prefix cache
+    num_chunks: int = 0  # of these the leading ones whose blocks it shares with the cache
     num_computed: int = 0
     num_reported: int = 0  # positions whose rows went out; a recomputed position is not sent twice
     first_step_ns: int = 0
-    paused: bool = False
     finish: FinishReason | None = None
-    # each [rows, d], ascending positions
+    # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
+    num_prompt: int = field(init=False)
+    token_ids: array[int] = field(init=False)  # int64: prompt and output
+    is_tapped: bool = field(init=False)  # whether rows of any layer are wanted
+    first_pooled: int = field(init=False)  # first position whose row is pooled
+    first_wanted: int = field(init=False)  # first position of the prompt whose row is wanted
 
-    @property
-    def num_prompt(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.spec.token_ids)
+    def __post_init__(self) -> None:
+        """Derive what every step asks for."""
+        self.num_prompt = len(self.spec.token_ids)
+        self.token_ids = array("q", (*self.spec.token_ids, *self.output_ids))
+        outputs = self.spec.outputs
+        rows = outputs.rows
+        self.is_tapped = bool(rows.prompt_layers or rows.generated_layers or outputs.pool)
+        self.first_pooled = _first_pooled(outputs, self.num_prompt)
+        self.first_wanted = 0 if rows.prompt_layers else self.first_pooled
 
     @property
     def num_tokens(self) -> int:
         """All known tokens."""
-        return self.num_prompt + len(self.output_ids)
+        return len(self.token_ids)
 
     @property
     def num_pending(self) -> int:
         """Tokens known but not computed."""
-        return self.num_tokens - self.num_computed
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_skippable(self) -> int:
+        """Leading positions that need not run if their keys and values are there.
+
+        The last token must run, for the logits behind it, and so must rows that are wanted and
+        have not been reported.
+        """
+        return min(self.num_tokens - 1, max(self.first_wanted, self.num_reported))
 
     @property
     def max_tokens(self) -> int:
         """Most tokens it can grow to."""
         return self.num_prompt + self.spec.max_new_tokens
-
-    def tokens(self, start: int, end: int) -> list[int]:
-        """Token ids of the positions [start, end)."""
-        prompt = self.spec.token_ids[start:end]
-        outputs = self.output_ids[max(0, start - self.num_prompt) : max(0, end - self.num_prompt)]
-        return [*prompt, *outputs]
 
     def next_rows(self, budget: int) -> int:
         """How many positions the next step may compute within ``budget`` rows; 0: none.
@@ -78,6 +94,7 @@ class Sequence:
     def append(self, token_id: int) -> None:
         """Take a drawn token and decide whether it is the last."""
         self.output_ids.append(token_id)
+        self.token_ids.append(token_id)
         if token_id in self.spec.stop_token_ids:
             self.finish = "stop"
         elif len(self.output_ids) == self.spec.max_new_tokens:
@@ -86,14 +103,15 @@ class Sequence:
     @property
     def is_done(self) -> bool:
         """Nothing is left to draw, and the rows asked for are computed."""
-        rows = self.spec.outputs.rows
         if self.spec.max_new_tokens == 0:
             return self.num_pending == 0
         if self.finish is None:
             return False
-        return not rows.generated_layers or self.num_pending == 0
+        return not self.spec.outputs.rows.generated_layers or self.num_pending == 0
 
-    def restart(self) -> None:
-        """Forget what was computed: its blocks are gone."""
-        self.block_ids = []
-        self.num_computed = 0
+
+def _first_pooled(outputs: Outputs, num_prompt: int) -> int:
+    """The first position whose row is pooled, or ``num_prompt``."""
+    if outputs.pool is None:
+        return num_prompt
+    return min((position for span in outputs.pool.spans for position in span), default=0)
