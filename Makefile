@@ -36,7 +36,7 @@ demo: $(READY) ## Start a server with a small real model and talk to it
 serve: $(READY) ## Serve (model and port in ARGS)
 	$(BIN)/headstream serve $(ARGS)
 
-bench: $(READY) ## Measure beside transformers and the machine's limits (ARGS="--quick" for a try)
+bench: $(READY) ## Measure beside other engines (ARGS="--quick" for a try; see tests/bench/README.md)
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 ##@ Develop

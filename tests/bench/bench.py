@@ -1,9 +1,10 @@
-"""Decode and prefill rates of Headstream beside other engines and beside the machine's own limits.
+"""Rates and latencies of Headstream beside other engines and beside the machine's own limits.
 
-Run it by its path, on a machine that does nothing else:
+Run it by its path, on a machine that does nothing else (README.md says how to get the peers):
 
-    python tests/bench/bench.py --model gemma-3-270m --out result.json
-    python tests/bench/bench.py --model gemma-3-270m --quick        # does it run at all
+    python tests/bench/bench.py --peers PEERS --out result.json --document docs
+    python tests/bench/bench.py --result result.json --document docs     # the same, shown again
+    python tests/bench/bench.py --quick                                  # does it run at all
 
 Every contender runs in a process of its own with the same number of threads, and the contenders
 take turns within each round, so that whatever the machine does, it does to all of them. Each count
@@ -14,13 +15,15 @@ in float32 a difference makes the exit status 1. A contender that fails makes it
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    from bench.contenders import CONTENDERS, DTYPES
+    from bench.contenders.registry import CONTENDERS, DTYPES
 
     parser = argparse.ArgumentParser(
         description="Measure Headstream beside other engines and the machine's limits."
@@ -37,17 +40,23 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-num-batched-tokens", type=int, help="of Headstream's steps")
     parser.add_argument("--cache-dir", default="~/.cache/headstream", help="converted weights")
     parser.add_argument("--quick", action="store_true", help="a smoke run: one short round")
+    parser.add_argument("--peers", type=Path, help="where install_peers.py put the other engines")
     parser.add_argument("--out", type=Path, help="the JSON goes here, not to stdout")
+    parser.add_argument("--document", type=Path, help="performance.md and its charts go here")
+    parser.add_argument("--result", type=Path, help="show this JSON again, measure nothing")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
-    """Measure, print, and say by the exit status whether the answers were right."""
-    from bench import harness, plan, report
-    from bench.contenders import DTYPES
-    from bench.worker import WorkerError, available_cores, tell
+def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
+    """The result of a run.
 
-    options = parse_arguments(arguments)
+    Raises:
+        WorkerError: A contender failed.
+    """
+    from bench import harness, plan, report
+    from bench.contenders.registry import DTYPES
+    from bench.worker import available_cores
+
     base = plan.QUICK if options.quick else plan.FULL
     wanted = base.changed(
         contenders=tuple(options.contenders) if options.contenders else None,
@@ -61,14 +70,33 @@ def main(arguments: list[str]) -> int:
         cache_dir=str(Path(options.cache_dir).expanduser().resolve()),
         threads=options.threads or available_cores(),
         max_num_batched_tokens=options.max_num_batched_tokens,
+        peers=options.peers.expanduser().resolve() if options.peers else None,
     )
     description = report.describe_run("bench.py", arguments)
+    return {**description, **harness.run(wanted, place)}
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, and say by the exit status whether the answers were right."""
+    from bench import document, harness, report
+    from bench.worker import WorkerError, tell
+
+    options = parse_arguments(arguments)
     try:
-        result = {**description, **harness.run(wanted, place)}
+        if options.result:
+            result = json.loads(options.result.read_text(encoding="utf-8"))
+        else:
+            result = measure(options, arguments)
     except WorkerError as error:
         tell(f"error: {error}")
         return 2
-    report.emit(result, report.render(result), options.out)
+    text = report.render(result)
+    if options.document:
+        document.write(result, options.document)
+    if options.document and not options.out:  # the document keeps the JSON
+        print(text)
+    else:
+        report.emit(result, text, options.out)
     return 0 if harness.is_right(result) else 1
 
 

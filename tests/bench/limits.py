@@ -7,6 +7,7 @@ Attention's own arithmetic, norms and sampling count as free.
 
 from __future__ import annotations
 
+import mmap
 import statistics
 import time
 from collections.abc import Callable
@@ -60,6 +61,15 @@ def prefill_floor(machine: Machine, sizes: ModelSizes, prompts: int, length: int
     )
 
 
+def score_floor(machine: Machine, sizes: ModelSizes, prompts: int, length: int) -> float:
+    """Seconds to read prompts and to unembed every row."""
+    weights = sizes.layer_weights + sizes.head_weights
+    return max(
+        weights * sizes.item_bytes / machine.read_bytes,
+        2 * weights * prompts * length / machine.gemm_flops,
+    )
+
+
 def decode_floor(machine: Machine, sizes: ModelSizes, streams: int, length: int, new: int) -> float:
     """Seconds to read ``streams`` prompts and to continue each by ``new`` tokens."""
     return prefill_floor(machine, sizes, streams, length) + sum(
@@ -83,8 +93,12 @@ class Limits:
 
         torch.set_num_threads(self._threads)
         self._directory = resolve(self._source, self._cache_dir).resolve()
-        # Much larger than any cache, and written once so that every page is there.
-        self._memory = torch.ones(self._read_mib << 18)
+        # Much larger than any cache, in large pages where the system has them: an engine may use
+        # them too. Written once, so that every page is there.
+        pages = mmap.mmap(-1, self._read_mib << 20)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        self._memory = torch.frombuffer(pages, dtype=torch.float32).fill_(1.0)
 
     def stop(self) -> None:
         del self._memory
@@ -128,7 +142,10 @@ class Limits:
         import torch
 
         with torch.inference_mode():
-            read = self._memory.nbytes / _median_seconds(self._memory.sum, seconds)
+            read = max(
+                self._memory.nbytes / _median_seconds(reduce, seconds)
+                for reduce in (self._memory.sum, self._memory.max)
+            )
             rates = [
                 2 * m * k * n / _median_seconds(gemm, seconds)
                 for m, k, n in GEMM_SHAPES

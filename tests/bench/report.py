@@ -15,9 +15,11 @@ from typing import Any
 
 import psutil
 
+from bench import tables
+from bench.contenders.registry import GRPC
 from bench.worker import available_cores
 
-Row = Sequence[str]
+RATIOS = "Ours / the other, rounds paired: above 1.00 ours is faster"
 GIB = 1 << 30
 _PACKAGES = ("headstream", "torch", "transformers", "grpcio")
 
@@ -55,10 +57,11 @@ def emit(result: Mapping[str, Any], text: str, out: Path | None) -> None:
 
 def render(result: Mapping[str, Any]) -> str:
     """The whole result as text."""
-    architecture, settings = result["model"]["architecture"], result["settings"]
+    rounds = tables.count(result["settings"]["rounds"], "round")
     lines = [
         *head(result),
-        f"{architecture}; median (lowest-highest) of {_count(settings['rounds'], 'round')}",
+        f"{result['model']['name']}; median (lowest-highest) of {rounds}",
+        f"peers that were not run: {', '.join(result['not_run']) or 'none'}",
         "",
     ]
     for run in result["runs"]:
@@ -74,84 +77,60 @@ def head(result: Mapping[str, Any]) -> Iterator[str]:
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB; "
         f"load before the run: {hardware['load_before']}"
     )
-    yield ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    yield tables.listed(result["versions"])
     yield f"{settings['threads']} threads"
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Rows in columns; the first row is the heading, the first column is aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join(cells).rstrip()
-        if number == 0:
-            yield "  ".join("-" * width for width in widths)
-
-
 def _run(run: Mapping[str, Any]) -> Iterator[str]:
-    limits = run["limits"]
     yield f"== {run['dtype']} =="
-    yield (
-        f"limits: memory read {_range(limits['read_bytes_per_second'], 1e9)} GB/s, "
-        f"packed GEMM {_range(limits['gemm_flops_per_second'], 1e9)} GFLOP/s"
-    )
+    yield limits(run)
+    for name, described in run["peers"].items():
+        yield f"{name}: {tables.listed(described)}"
     for workload in run["workloads"]:
-        yield ""
-        yield _title(workload)
-        yield from table(list(_workload_rows(workload)))
+        yield from titled(title(workload), tables.rate_rows(workload))
+    yield from titled(RATIOS, tables.ratio_rows(run))
     if run["rows"]:
-        first = run["rows"][0]
-        yield ""
-        yield f"logits with every token, headstream-grpc, {_count(first['streams'], 'stream')}"
-        yield from table(list(_logits_rows(run["rows"])))
+        streams = tables.count(run["rows"][0]["streams"], "stream")
+        yield from titled(f"logits with every token, {GRPC}, {streams}", tables.logits_rows(run))
+    if tables.has_latencies(run):
+        yield from titled(f"what a client waits for, {GRPC}", tables.latency_rows(run))
+    yield from titled("one step of the engine, in its process", tables.step_rows(run))
+    yield from titled(checked(run), tables.check_rows(run))
+
+
+def titled(heading: str, rows: Iterator[tables.Row]) -> Iterator[str]:
+    """A table below its heading."""
     yield ""
-    yield "greedy tokens, position by position" + (
-        "" if run["dtype"] == "float32" else "; 16-bit engines may part, which is reported only"
-    )
-    yield from table(list(_check_rows(run["checks"])))
+    yield heading
+    yield from tables.text(rows)
 
 
-def _title(workload: Mapping[str, Any]) -> str:
-    length = workload["prompt_tokens"]
-    if workload["kind"] == "prefill":
-        return f"prefill: {_count(workload['streams'], 'prompt')} of {length} tokens"
+def limits(run: Mapping[str, Any]) -> str:
+    """What the machine can do."""
+    found = run["limits"]
     return (
-        f"decode: {_count(workload['streams'], 'stream')}, {length} tokens of prompt, "
+        f"Limits: memory read {tables.span(found['read_bytes_per_second'], 1e9)} GB/s, "
+        f"packed GEMM {tables.span(found['gemm_flops_per_second'], 1e9)} GFLOP/s"
+    )
+
+
+def title(workload: Mapping[str, Any]) -> str:
+    """A workload in full."""
+    if workload["kind"] != "decode":
+        return tables.label(workload)
+    return (
+        f"{tables.label(workload)}, {workload['prompt_tokens']} tokens of prompt, "
         f"{workload['new_tokens']} new, prefill included; "
         f"floor of a step {workload['step_floor_seconds'] * 1e3:.2f} ms"
     )
 
 
-def _workload_rows(workload: Mapping[str, Any]) -> Iterator[Row]:
-    yield "", "tokens/s", "of the floor"
-    for name, measured in workload["contenders"].items():
-        yield name, _range(measured["rate"], 1), f"{measured['of_floor']:.2f}"
-    yield "floor", f"{workload['floor_rate']:.1f}", "1.00"
-
-
-def _logits_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    yield "", "tokens/s", "MB/s of logits"
-    for row in rows:
-        yield row["logits"], _range(row["rate"], 1), _range(row["bytes_per_second"], 1e6)
-
-
-def _check_rows(checks: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
-    yield "", "equal", "share", ""
-    for check in checks:
-        wrong = check["required"] and check["share"] < 1.0
-        kind = "WRONG" if wrong else "required" if check["required"] else "reported"
-        equal = f"{check['equal']} of {check['tokens']}"
-        yield f"{check['of']} against {check['against']}", equal, f"{check['share']:.1%}", kind
-
-
-def _range(spread: Mapping[str, float], unit: float) -> str:
-    median, low, high = (spread[name] / unit for name in ("median", "low", "high"))
-    return f"{median:.1f}" if low == high else f"{median:.1f} ({low:.1f}-{high:.1f})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def checked(run: Mapping[str, Any]) -> str:
+    """What the checks compare."""
+    reported = "16-bit engines may part, which is reported only"
+    return "Greedy tokens, position by position" + (
+        "" if run["dtype"] == "float32" else f"; {reported}"
+    )
 
 
 def _cpu_model() -> str:

@@ -37,6 +37,7 @@ class PackedStep:
             "source": directory,
             "cache_dir": cache_dir,
             "dtype": dtype,
+            "prefix_caching": False,  # the same prompts come again
             **sizes,
         }
         self._reports: list[StepReport] = []
@@ -100,7 +101,7 @@ def memory(field: str) -> int:
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    from bench.contenders import DTYPES
+    from bench.contenders.registry import DTYPES
 
     parser = argparse.ArgumentParser(description="Memory and time of one packed step.")
     parser.add_argument(
@@ -122,7 +123,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def measure(source: str, options: argparse.Namespace, threads: int) -> Iterator[dict[str, Any]]:
     """One model: both shapes in every dtype."""
-    from bench.contenders import DTYPES
+    from bench.contenders.registry import DTYPES
     from bench.limits import ITEM_BYTES, ModelSizes
     from bench.worker import Worker, tell
 
@@ -164,7 +165,7 @@ def measure(source: str, options: argparse.Namespace, threads: int) -> Iterator[
 
 def render(result: Mapping[str, Any]) -> str:
     """The result as text."""
-    from bench import report
+    from bench import report, tables
 
     table = [
         (
@@ -199,7 +200,7 @@ def render(result: Mapping[str, Any]) -> str:
         ),
     ]
     title = f"one packed step of {result['settings']['rows']} rows, memory of the engine process"
-    return "\n".join([*report.head(result), "", title, *report.table(table)])
+    return "\n".join([*report.head(result), "", title, *tables.text(table)])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,11 +10,23 @@ from typing import Any
 
 import pytest
 
-from bench.checks import check_tokens, is_right
+from bench.checks import check, is_right
+from bench.contenders.registry import CONTENDERS, PEERS
 from bench.data import cut_prompts
-from bench.limits import Machine, ModelSizes, decode_floor, prefill_floor, step_floor
+from bench.harness import find_homes
+from bench.home import Home
+from bench.limits import (
+    Machine,
+    ModelSizes,
+    decode_floor,
+    prefill_floor,
+    score_floor,
+    step_floor,
+)
 from bench.plan import QUICK, Workload
+from bench.steps import DECODE_CONTEXT
 from bench.tiny import save_tiny_model
+from bench.worker import Reply, Worker, WorkerError
 
 BENCH = Path(__file__).resolve().parent
 
@@ -36,28 +48,45 @@ def test_bench(tmp_path: Path) -> None:
     result, text = run_script(
         "bench.py",
         *("--quick", "--model", model, "--cache-dir", tmp_path / "cache", "--threads", "1"),
+        *("--document", tmp_path / "docs"),
         out=tmp_path / "out.json",
     )
-    assert str(tmp_path) not in json.dumps(result) + text
+    document = (tmp_path / "docs" / "performance.md").read_text()
+    assert str(tmp_path) not in json.dumps(result) + text + document
+    assert result["not_run"] == list(PEERS)
     [run] = result["runs"]
     assert [(w["kind"], w["streams"], w["tokens"]) for w in run["workloads"]] == [
         ("decode", 1, 8),
         ("decode", 8, 64),
         ("prefill", 4, 256),
+        ("score", 4, 256),
     ]
+    present = [name for name in QUICK.contenders if name not in PEERS]
     for workload in run["workloads"]:
-        assert list(workload["contenders"]) == list(QUICK.contenders)
+        able = ["transformers"] if workload["kind"] == "score" else present
+        assert list(workload["contenders"]) == able
         assert workload["floor_seconds"] > 0
         for measured in workload["contenders"].values():
             assert len(measured["seconds"]) == QUICK.rounds
+        if workload["kind"] == "decode":
+            waited = workload["latency_seconds"]
+            assert 0 < waited["first"]["p50"] <= waited["first"]["p99"]
+            assert 0 < waited["between"]["p50"] <= waited["between"]["p99"]
     assert [(row["logits"], row["tokens"], row["bytes"]) for row in run["rows"]] == [
         ("none", 64, 0),
         ("top", 64, 64 * 10 * 4),
         ("full", 64, 64 * 512 * 4),
     ]
+    assert [(s["sweep"], s["sequences"], s["tokens"], s["context"]) for s in run["steps"]] == [
+        *(("context", n, n, context) for n in (1, 8) for context in (64, 256)),
+        *(("decode rows", n, n, DECODE_CONTEXT) for n in (1, 8)),
+        *(("prompt rows", 1, n, n) for n in (1, 8)),
+    ]
+    assert all(step["seconds"]["low"] > 0 for step in run["steps"])
     assert [check["share"] for check in run["checks"]] == [1.0] * 5
-    for name in QUICK.contenders:
+    for name in present:
         assert f"\n{name}  " in text
+        assert f"\n| {name} |" in document
 
 
 def test_rows(tmp_path: Path) -> None:
@@ -110,6 +139,8 @@ def test_floors() -> None:
     assert step_floor(slow_compute, sizes, streams=2, context=5) == 2 * 100
     assert prefill_floor(slow_memory, sizes, prompts=2, length=7) == 100
     assert prefill_floor(slow_compute, sizes, prompts=2, length=7) == 2 * (7 * 80 + 20)
+    assert score_floor(slow_memory, sizes, prompts=2, length=7) == 100
+    assert score_floor(slow_compute, sizes, prompts=2, length=7) == 2 * 7 * (80 + 20)
     assert decode_floor(slow_compute, sizes, streams=2, length=7, new=3) == 1160 + 2 * 200
 
 
@@ -117,12 +148,111 @@ def test_floors() -> None:
 def test_different_tokens_are_wrong_where_they_must_be_equal(*, exact: bool, right: bool) -> None:
     workloads = [Workload("decode", [[5, 6]], new=2)]
     tokens = {"headstream": [[[7, 8]]], "transformers": [[[7, 9]]]}
-    checks = check_tokens(tokens, workloads, exact=exact)
-    assert [(check["equal"], check["tokens"]) for check in checks] == [(1, 2)]
+    checks = check(tokens, workloads, exact=exact)
+    assert [(each["equal"], each["tokens"]) for each in checks] == [(1, 2)]
     assert is_right(checks) is right
 
 
 def test_engines_of_ours_must_agree_in_any_dtype() -> None:
     workloads = [Workload("decode", [[5, 6]], new=1)]
     tokens = {"headstream": [[[7]]], "headstream-grpc": [[[8]]]}
-    assert not is_right(check_tokens(tokens, workloads, exact=False))
+    assert not is_right(check(tokens, workloads, exact=False))
+
+
+def test_peers_that_depart_are_told_and_are_no_error() -> None:
+    workloads = [Workload("decode", [[5, 6]], new=2), Workload("score", [[5, 6, 7]], new=0)]
+    answers: dict[str, list[Any]] = {
+        "openvino": [[[7, 9]], None],  # it cannot score
+        "llama.cpp": [None, None],  # nor does this one tell its tokens
+        "vllm": [[[7, 8]], [[-1.0, -2.25]]],
+        "transformers": [[[7, 8]], [[-1.5, -2.0]]],
+    }
+    checks = check(answers, workloads, exact=True)
+    assert [(each["of"], each.get("share"), each.get("apart")) for each in checks] == [
+        ("openvino", 0.5, None),
+        ("vllm", 1.0, None),
+        ("vllm", None, 0.5),
+    ]
+    assert is_right(checks)
+
+
+class Told:
+    """A worker that returns what it was made with."""
+
+    def __init__(self, result: object) -> None:
+        self._result = result
+
+    def call(self, *_: object, **__: object) -> Reply:
+        return Reply(self._result, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "new", "result", "right"),
+    [
+        ("decode", 2, [[7, 8], [7, 8]], True),
+        ("decode", 2, [[7, 8], [7]], False),
+        ("decode", 2, [], False),  # transformers' own batching has returned nothing, silently
+        ("decode", 2, None, True),
+        ("score", 0, [[-1.0, -1.0], [-1.0, -1.0]], True),
+        ("score", 0, [[-1.0, -1.0], [-1.0]], False),
+    ],
+)
+def test_answers_are_counted(kind: Any, new: int, result: object, *, right: bool) -> None:
+    workload = Workload(kind, [[1, 2, 3], [4, 5, 6]], new)
+    worker: Any = Told(result)
+    if right:
+        assert workload.run(worker).result == result
+    else:
+        with pytest.raises(RuntimeError, match="came back"):
+            workload.run(worker)
+
+
+def test_a_peer_runs_in_its_own_environment(tmp_path: Path) -> None:
+    """Its interpreter and its libraries, nothing of ours; what it measured itself is believed."""
+    home = Home(tmp_path / "llama.cpp")
+    home.make_venv()
+    assert Home(home.folder).model is None
+    program = home.folder / "build" / "bin" / "llama-batched-bench"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        f"#!{home.python}\n"
+        "import json, sys\n"
+        "if '--version' in sys.argv: sys.exit()\n"
+        "sizes = {n: int(sys.argv[sys.argv.index('-n' + n) + 1]) for n in ('pl', 'pp', 'tg')}\n"
+        "print('log'), print(json.dumps(sizes | {'t_pp': 0.25, 't_tg': 1.0}))\n"
+    )
+    program.chmod(0o755)
+    home.finish("model")
+    assert Home(home.folder).model == "model"
+    settings = {"home": str(home.folder), "dtype": "float32", "threads": 1, "directory": "model"}
+    with Worker(
+        CONTENDERS["llama.cpp"].target,
+        settings,
+        1,
+        python=home.python,
+        environment=home.environment,
+    ) as worker:
+        assert worker.call("describe").result["tokens"] == "not chosen"
+        assert worker.call("decode", prompts=[[1, 2], [3, 4]], new=3) == Reply(None, 1.25)
+        assert worker.call("prefill", prompts=[[1, 2], [3, 4]]) == Reply(None, 0.25)
+
+
+def test_peers_need_nothing_of_ours() -> None:
+    """Their environments lack our packages: with the standard library alone they are imported."""
+    modules = [CONTENDERS[name].target.partition(":")[0] for name in PEERS]
+    code = f"import sys; sys.path.insert(0, {str(BENCH.parent)!r}); import {', '.join(modules)}"
+    for more, right in (("", True), (", numpy", False)):
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code + more], capture_output=True, check=False
+        )
+        assert (done.returncode == 0) is right
+
+
+def test_only_peers_installed_for_this_model_run(tmp_path: Path) -> None:
+    assert find_homes(None, "model") == find_homes(tmp_path, "model") == {}
+    home = Home(tmp_path / "vllm")
+    home.folder.mkdir()
+    home.finish("model")
+    assert find_homes(tmp_path, "model") == {"vllm": home}
+    with pytest.raises(WorkerError, match="vllm is installed for another model"):
+        find_homes(tmp_path, "other")

@@ -1,6 +1,7 @@
 """A process for each thing that is measured: one object, called by name over JSON lines.
 
-The process times each call itself, so the pipe between is never part of a number.
+The process times each call itself, so the pipe between is never part of a number. It may run in
+another environment than the caller: this module needs the standard library only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a call returned, and how long it ran in the worker."""
+    """What a call returned, and how long it ran in the worker.
+
+    A method that returns one has timed itself.
+    """
 
     result: Any
     seconds: float
@@ -45,13 +49,23 @@ class Worker:
         target: ``module:Class`` of what is to run there; it has ``start()`` and ``stop()``.
         settings: Keyword arguments of the class, as JSON knows them.
         threads: For OpenMP, before torch is loaded.
+        python: The interpreter, if it is not this one.
+        environment: Variables that are needed there.
     """
 
-    def __init__(self, target: str, settings: Mapping[str, object], threads: int) -> None:
+    def __init__(
+        self,
+        target: str,
+        settings: Mapping[str, object],
+        threads: int,
+        *,
+        python: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-c", START, target, json.dumps(settings)],
-            env=_environment(threads),
+            [str(python or sys.executable), "-c", START, target, json.dumps(settings)],
+            env=_environment(threads, foreign=python is not None) | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -102,9 +116,13 @@ class Worker:
         return Reply(**json.loads(line))
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """As here, without the settings of a server that the caller may have at hand."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADSTREAM_")}
+def _environment(threads: int, *, foreign: bool) -> dict[str, str]:
+    """As here, without the settings of a server that the caller may have at hand.
+
+    A foreign interpreter does not look for modules where this one does.
+    """
+    unwanted = ("HEADSTREAM_", *(["PYTHON"] if foreign else []))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return kept | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
 
 
@@ -119,19 +137,22 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(result: object, seconds: float) -> None:
-        print(json.dumps({"result": result, "seconds": seconds}), file=answers, flush=True)
+    def answer(result: object, begin: float) -> None:
+        seconds = time.perf_counter() - begin
+        reply = result if isinstance(result, Reply) else Reply(result, seconds)
+        print(
+            json.dumps({"result": reply.result, "seconds": reply.seconds}), file=answers, flush=True
+        )
 
     module, _, name = sys.argv[1].partition(":")
     subject = getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
     begin = time.perf_counter()
     subject.start()
     try:
-        answer(None, time.perf_counter() - begin)
+        answer(None, begin)
         for line in sys.stdin:
             method, arguments = json.loads(line)
             begin = time.perf_counter()
-            result = getattr(subject, method)(**arguments)
-            answer(result, time.perf_counter() - begin)
+            answer(getattr(subject, method)(**arguments), begin)
     finally:
         subject.stop()

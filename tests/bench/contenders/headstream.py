@@ -1,49 +1,16 @@
-"""The engines that are compared. Each runs in a worker of its own (see ``worker``).
-
-To add one: write a class with the methods of :class:`Contender`, name it in ``CONTENDERS``.
-"""
+"""Headstream itself: its engine alone, and the whole service through gRPC."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
 
-Prompts = list[list[int]]
+from bench.contenders.registry import Prompts
+
 ResultT = TypeVar("ResultT")
-
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-CONTENDERS = {
-    "headstream": "bench.contenders:Headstream",
-    "headstream+logprobs": "bench.contenders:HeadstreamLogprobs",
-    "headstream-grpc": "bench.contenders:HeadstreamGrpc",
-    "transformers": "bench.contenders:Transformers",
-}
-REFERENCE = "transformers"
-"""Whose greedy tokens are the right ones."""
-GRPC = "headstream-grpc"
-"""The one that can also send rows of logits."""
-OURS = tuple(name for name in CONTENDERS if name.startswith("headstream"))
-
-
-class Contender(Protocol):
-    """One engine with one model loaded."""
-
-    def start(self) -> None:
-        """Load the model."""
-        ...
-
-    def decode(self, prompts: Prompts, new: int) -> Prompts:
-        """Continue all prompts at once, greedily, by exactly ``new`` tokens, whatever they are."""
-        ...
-
-    def prefill(self, prompts: Prompts) -> Prompts:
-        """Read all prompts and return the one greedy token that follows each."""
-        ...
-
-    def stop(self) -> None:
-        """Free everything."""
-        ...
 
 
 class _OnLoop:
@@ -84,6 +51,7 @@ class Headstream:
                 dtype=dtype,
                 num_threads=threads,
                 max_num_batched_tokens=max_num_batched_tokens,
+                prefix_caching=False,  # the same prompts come again and again
             )
         )
 
@@ -131,6 +99,7 @@ class HeadstreamGrpc:
         max_num_batched_tokens: int | None = None,
     ) -> None:
         self._loop = _OnLoop()
+        self._arrivals: list[list[float]] = []
         flags = {
             "models": f"bench={directory}",
             "cache-dir": cache_dir,
@@ -140,6 +109,7 @@ class HeadstreamGrpc:
             "max-queued-tokens": 1 << 20,  # all prompts arrive at once; none is to be refused
         }
         self._flags = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        self._flags.append("--no-prefix-caching")  # the same prompts come again and again
 
     def start(self) -> None:
         from headstream.server.cli.child import ServerProcess
@@ -168,6 +138,18 @@ class HeadstreamGrpc:
             "bytes": sum(size for _, size in received),
         }
 
+    def latencies(self) -> dict[str, list[float]]:
+        """Seconds that the client waited in the last ``decode``: for each first token since all
+        prompts were sent, and between each token and the next of its stream."""
+        return {
+            "first": [times[1] - times[0] for times in self._arrivals],
+            "between": [
+                later - earlier
+                for times in self._arrivals
+                for earlier, later in pairwise(times[1:])
+            ],
+        }
+
     def stop(self) -> None:
         self._loop.run(self._client.close())
         self._loop.close()
@@ -180,11 +162,17 @@ class HeadstreamGrpc:
         await self._client.models()
 
     async def _decode(self, prompts: Prompts, new: int) -> Prompts:
+        self._arrivals = []
         return await asyncio.gather(*(self._continue(prompt, new) for prompt in prompts))
 
     async def _continue(self, prompt: Sequence[int], new: int) -> list[int]:
-        steps = self._client.generate(prompt, max_new_tokens=new, ignore_eos=True)
-        return [step.token_id async for step in steps]
+        tokens: list[int] = []
+        times = [time.perf_counter()]
+        async for step in self._client.generate(prompt, max_new_tokens=new, ignore_eos=True):
+            tokens.append(step.token_id)
+            times.append(time.perf_counter())
+        self._arrivals.append(times)
+        return tokens
 
     async def _rows(
         self, prompts: Prompts, new: int, logits: Literal["none", "top", "full"]
@@ -204,51 +192,3 @@ class HeadstreamGrpc:
             values = step.logits.values if isinstance(step.logits, TopLogits) else step.logits
             size += 0 if values is None else values.nbytes
         return tokens, size
-
-
-class Transformers:
-    """``generate`` of transformers: one static batch, sdpa attention."""
-
-    PREFILL_BATCH = 8  # of 256 tokens: larger ones were not faster and take more memory
-
-    def __init__(self, directory: str, dtype: str, threads: int, **_: object) -> None:
-        self._directory = directory
-        self._dtype = dtype
-        self._threads = threads
-
-    def start(self) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
-
-        torch.set_num_threads(self._threads)
-        auto: Any = AutoModelForCausalLM
-        self._model: Any = auto.from_pretrained(
-            self._directory, dtype=getattr(torch, self._dtype), attn_implementation="sdpa"
-        ).eval()
-        # The checkpoint's own settings would sample and would stop at the end of the text.
-        self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
-
-    def decode(self, prompts: Prompts, new: int) -> Prompts:
-        import torch
-
-        ids = torch.tensor(prompts)
-        with torch.inference_mode():
-            whole = self._model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new
-            )
-        tokens: Prompts = whole[:, ids.shape[1] :].tolist()
-        return tokens
-
-    def prefill(self, prompts: Prompts) -> Prompts:
-        import torch
-
-        tokens: Prompts = []
-        with torch.inference_mode():
-            for start in range(0, len(prompts), self.PREFILL_BATCH):
-                ids = torch.tensor(prompts[start : start + self.PREFILL_BATCH])
-                logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-                tokens += logits[:, -1:].argmax(dim=2).tolist()
-        return tokens
-
-    def stop(self) -> None:
-        del self._model
