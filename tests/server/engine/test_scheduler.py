@@ -49,7 +49,20 @@ def test_a_chunk_that_does_not_fit_waits_whole() -> None:
     scheduler.add(_sequence(1, 256))
     scheduler.add(_sequence(2, 300))
     assert step(scheduler) == {1: 256}
-    assert step(scheduler) == {1: 1, 2: 300}
+    assert step(scheduler) == {1: 1, 2: 256}
+
+
+def test_the_majority_decides_how_long_a_step_is() -> None:
+    """More first tokens than next tokens to come: the whole budget. Otherwise a quarter of it."""
+    scheduler = _scheduler(budget=2048, blocks=1000)
+    scheduler.add(_sequence(1, 5, new=50))
+    assert step(scheduler) == {1: 5}
+    scheduler.add(_sequence(2, 3000))
+    assert step(scheduler) == {1: 1, 2: 256}  # one against one: nobody waits longer than needed
+    scheduler.add(_sequence(3, 300))
+    assert step(scheduler) == {1: 1, 2: 1792}
+    assert step(scheduler) == {1: 1, 2: 952, 3: 300}
+    assert step(scheduler) == {1: 1, 2: 1, 3: 1}
 
 
 def test_youngest_is_preempted_and_comes_first_in_line() -> None:

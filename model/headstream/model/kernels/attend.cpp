@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -103,15 +104,16 @@ void write(const T* k, const T* v, T* k_pool, T* v_pool, const int64_t* slots, i
   }
 }
 
+// A thread's own memory; not cleared, since all of it is written before it is read.
 template <typename T>
 struct Scratch {
-  std::vector<T> query, weights;       // [kTileRows, width], [kTileRows, kChunk]
-  std::vector<float> scores, values;   // [kTileRows, kChunk], [kTileRows, width]
-  std::vector<float> total;            // [kTileRows, width]
+  std::unique_ptr<T[]> query, weights;              // [kTileRows, width], [kTileRows, kChunk]
+  std::unique_ptr<float[]> scores, values, total;   // [kTileRows, kChunk], 2 of [kTileRows, width]
 
   explicit Scratch(int64_t width)
-      : query(kTileRows * width), weights(kTileRows * kChunk), scores(kTileRows * kChunk),
-        values(kTileRows * width), total(kTileRows * width) {}
+      : query(new T[kTileRows * width]), weights(new T[kTileRows * kChunk]),
+        scores(new float[kTileRows * kChunk]), values(new float[kTileRows * width]),
+        total(new float[kTileRows * width]) {}
 };
 
 // Keys [first, end) of the chunk that begins at `base`; first is a multiple of 16. Scores and weights
@@ -122,23 +124,25 @@ struct Keys {
 
 // scores[r, j - base] = q[r] . K[j]
 template <typename T>
-void score(const Shape& s, const Task& task, const T* k_pool, const Keys& keys,
+void score(const Shape& s, const Task& task, const T* k_pool, const T* v_pool, const Keys& keys,
            Scratch<T>& scratch) {
   const int64_t width = s.kv.width(), rows = task.positions * s.group();
   const int64_t parts = (rows + kScoreRows - 1) / kScoreRows;
   for (int64_t key = keys.first; key < keys.end;) {
     const int64_t offset = key % s.kv.block_size, block = task.blocks[key / s.kv.block_size];
     const int64_t left = std::min(keys.end - key, s.kv.block_size - offset);
-    const T* panel = k_pool + s.kv.key_panel(block, task.kv_head, offset);
+    const int64_t place = s.kv.key_panel(block, task.kv_head, offset);
     const int64_t panels = std::min<int64_t>((left + kLanes - 1) / kLanes, kScorePanels);
     with_constant<kScorePanels>(panels, [&](auto c) {
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t row = part_bound(rows, parts, part);
         with_constant<kScoreRows>(part_bound(rows, parts, part + 1) - row, [&](auto r) {
           Floats acc[r()][c()] = {};
-          multiply<T, r(), c()>(acc, scratch.query.data() + row * width, width, panel,
-                                kLanes * width, width / kDepth<T>);
-          float* to = scratch.scores.data() + row * kChunk + key - keys.base;
+          // The values of these keys are as many lines, and wanted next.
+          const Ahead<T> values{v_pool + place, kLanes * width, part == 0 ? panels : 0};
+          multiply<T, r(), c()>(acc, scratch.query.get() + row * width, width, k_pool + place,
+                                kLanes * width, width / kDepth<T>, values);
+          float* to = scratch.scores.get() + row * kChunk + key - keys.base;
           for (int i = 0; i < r(); ++i)
             for (int j = 0; j < c(); ++j) store_floats(to + i * kChunk + j * kLanes, acc[i][j]);
         });
@@ -150,24 +154,30 @@ void score(const Shape& s, const Task& task, const T* k_pool, const Keys& keys,
 
 // Turns a row's scores into weights; places of the chunk outside [from, to) weigh nothing.
 template <typename T>
-Partial weigh(const float* scores, float scale, int64_t from, int64_t to, T* weights,
-              float* values) {
-  alignas(64) float scaled[kChunk];
-  float maximum = kNothing, sum = 0;
+Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, float* values) {
+  // Whole vectors from here to there; the lane a key is summed in does not depend on them.
+  const int64_t begin = from / kLanes * kLanes, end = (to + kLanes - 1) / kLanes * kLanes;
+  float maximum = kNothing;
 #pragma omp simd reduction(max : maximum)
   for (int64_t j = from; j < to; ++j) {
-    scaled[j] = scores[j] * scale;
-    maximum = std::max(maximum, scaled[j]);
+    scores[j] *= scale;
+    maximum = std::max(maximum, scores[j]);
   }
-  for (int64_t j = 0; j < from; ++j) scaled[j] = kNothing;
-  for (int64_t j = to; j < kChunk; ++j) scaled[j] = kNothing;
-  // Over the whole chunk, so that the order of the sum does not depend on what is visible.
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < kChunk; ++j) {
-    const float weight = scaled[j] == kNothing ? 0.0f : exp_negative(scaled[j] - maximum);
-    sum += weight;
-    store(weights + j, weight);
+  std::fill(scores + begin, scores + from, kNothing);
+  std::fill(scores + to, scores + end, kNothing);
+  std::fill(weights, weights + begin, T{});
+  std::fill(weights + end, weights + kChunk, T{});
+  Floats sums{};
+  for (int64_t j = begin; j < end; j += kLanes) {
+    alignas(64) float weight[kLanes];
+#pragma omp simd
+    for (int64_t i = 0; i < kLanes; ++i)
+      weight[i] = scores[j + i] == kNothing ? 0.0f : exp_negative(scores[j + i] - maximum);
+    sums += load_floats(weight);
+    store_floats(weights + j, load_floats(weight));
   }
+  float sum = 0;
+  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
   return {maximum, sum, values};
 }
 
@@ -186,13 +196,13 @@ void sum_values(const Shape& s, const Task& task, const T* v_pool, const Keys& k
           for (int64_t key = keys.first; key < keys.end;) {
             const int64_t offset = key % s.kv.block_size, block = task.blocks[key / s.kv.block_size];
             const int64_t stop = std::min(keys.end, key + s.kv.block_size - offset);
-            const T* weights = scratch.weights.data() + row * kChunk + key - keys.base;
+            const T* weights = scratch.weights.get() + row * kChunk + key - keys.base;
             const T* values = v_pool + s.kv.value_panel(block, task.kv_head, offset);
             multiply<T, r(), c()>(acc, weights, kChunk, values + panel * s.kv.value_stride(),
                                   s.kv.value_stride(), (stop - key + kDepth<T> - 1) / kDepth<T>);
             key = stop;
           }
-          float* to = scratch.values.data() + row * width + panel * kLanes;
+          float* to = scratch.values.get() + row * width + panel * kLanes;
           for (int i = 0; i < r(); ++i)
             for (int j = 0; j < c(); ++j) store_floats(to + i * width + j * kLanes, acc[i][j]);
         });
@@ -206,7 +216,7 @@ void copy_query(const Shape& s, const Task& task, const T* q, Scratch<T>& scratc
   for (int64_t row = 0; row < task.positions * group; ++row) {
     const int64_t head = task.kv_head * group + row % group;
     const T* from = q + (task.row + row / group) * s.q_stride + head * d;
-    T* to = scratch.query.data() + row * width;
+    T* to = scratch.query.get() + row * width;
     std::copy_n(from, d, to);
     std::fill(to + d, to + width, T{});
   }
@@ -223,14 +233,14 @@ void attend_chunks(const Shape& s, const Task& task, const T* q, const T* k_pool
   for (int64_t chunk = task.begin; chunk < task.end; ++chunk) {
     const int64_t base = chunk * kChunk;
     const Keys keys{base, std::max(base, seen / kLanes * kLanes), std::min(base + kChunk, last)};
-    score(s, task, k_pool, keys, scratch);
+    score(s, task, k_pool, v_pool, keys, scratch);
     Partial parts[kTileRows];
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t stop = task.position + row / s.group() + 1;
       const int64_t from = s.window > 0 ? std::clamp<int64_t>(stop - s.window - base, 0, kChunk) : 0;
       const int64_t to = std::clamp<int64_t>(stop - base, from, kChunk);
-      parts[row] = weigh(scratch.scores.data() + row * kChunk, s.scale, from, to,
-                         scratch.weights.data() + row * kChunk, scratch.values.data() + row * width);
+      parts[row] = weigh(scratch.scores.get() + row * kChunk, s.scale, from, to,
+                         scratch.weights.get() + row * kChunk, scratch.values.get() + row * width);
     }
     sum_values(s, task, v_pool, keys, scratch);
     for (int64_t row = 0; row < rows; ++row) merge(totals[row], parts[row], width);
@@ -293,7 +303,7 @@ int attend(const T* q, const T* k, const T* v, T* k_pool, T* v_pool, T* z, const
     for (int64_t index = 0; index < static_cast<int64_t>(tasks.size()); ++index) {
       const Task& task = tasks[tasks.size() - 1 - index];  // long contexts first
       for (int64_t row = 0; row < task.positions * group; ++row)
-        totals[row] = {kNothing, 0, scratch.total.data() + row * width};
+        totals[row] = {kNothing, 0, scratch.total.get() + row * width};
       attend_chunks(s, task, q, k_pool, v_pool, scratch, totals);
       for (int64_t row = 0; row < task.positions * group; ++row) {
         if (task.partial < 0) {
@@ -316,7 +326,7 @@ int attend(const T* q, const T* k, const T* v, T* k_pool, T* v_pool, T* z, const
       };
       if (index > 0 && same(tasks[index - 1])) continue;
       for (int64_t row = 0; row < task.positions * group; ++row) {
-        Partial total{kNothing, 0, scratch.total.data()};
+        Partial total{kNothing, 0, scratch.total.get()};
         for (size_t next = index; next < tasks.size() && same(tasks[next]); ++next) {
           float* from = partials.data() + (tasks[next].partial + row) * record;
           merge(total, {from[0], from[1], from + 2}, width);

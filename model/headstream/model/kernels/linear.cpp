@@ -43,12 +43,10 @@ inline Floats with_bias(const Product& p, Floats sums, int64_t column) {
 
 template <typename Out>
 void store_some(Out* to, Floats values, int64_t count) {
-  alignas(64) float number[kLanes];
-  store_floats(number, values);
-  if (count >= kLanes)
-    for (int64_t i = 0; i < kLanes; ++i) store(to + i, number[i]);
-  else
-    for (int64_t i = 0; i < count; ++i) store(to + i, number[i]);
+  if (count >= kLanes) return store_floats(to, values);
+  Out last[kLanes];
+  store_floats(last, values);
+  std::copy_n(last, count, to);
 }
 
 // A row of a tile becomes a row of y as it is.
@@ -71,14 +69,15 @@ template <typename F>
 struct Gated {
   template <typename Out, int C>
   static void finish(const Product& p, const Floats (&sums)[C], Out* row, int64_t column) {
-    for (int c = 0; c < C / 2; ++c) {
-      const Floats up = with_bias(p, sums[c + C / 2], column + (c + C / 2) * kLanes);
-      alignas(64) float gate[kLanes];
-      store_floats(gate, with_bias(p, sums[c], column + c * kLanes));
+    if constexpr (C == kPanels)  // there are no others
+      for (int c = 0; c < C / 2; ++c) {
+        const Floats up = with_bias(p, sums[c + C / 2], column + (c + C / 2) * kLanes);
+        alignas(64) float gate[kLanes];
+        store_floats(gate, with_bias(p, sums[c], column + c * kLanes));
 #pragma omp simd
-      for (int i = 0; i < kLanes; ++i) gate[i] = F::of(gate[i]);
-      store_some(row + column / 2 + c * kLanes, load_floats(gate) * up, kLanes);
-    }
+        for (int i = 0; i < kLanes; ++i) gate[i] = F::of(gate[i]);
+        store_floats(row + column / 2 + c * kLanes, load_floats(gate) * up);
+      }
   }
 };
 

@@ -43,6 +43,15 @@ inline Floats load_floats(const float* from) {
 }
 inline void store_floats(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
+inline void store_floats(Bf16* to, Floats value) {  // to the nearest, even
+#ifdef __AVX512BF16__
+  const auto rounded = _mm512_cvtneps_pbh((__m512)value);
+  std::memcpy(to, &rounded, sizeof rounded);
+#else
+  for (int i = 0; i < kLanes; ++i) store(to + i, value[i]);
+#endif
+}
+
 // Whether a whole vector can be stored there past the caches.
 inline bool aligned(const void* to) { return reinterpret_cast<uintptr_t>(to) % sizeof(Floats) == 0; }
 inline void store_past_caches(float* to, Floats value) {

@@ -25,7 +25,7 @@ from headstream.server.engine.scheduler import Scheduler
 _CPU_BLOCK_SIZE = 32
 _CPU_KV_BYTES = 2 << 30
 _CUDA_KV_SHARE = 0.85  # of what is free once the weights are loaded
-_BUDGET = {"cpu": 512, "cuda": 8192}
+_BUDGET = {"cpu": 2048, "cuda": 8192}
 
 Progress = Callable[[str, int, int], None]
 

@@ -18,7 +18,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         "auto"  # auto: bfloat16 where the hardware has it
     )
     num_threads: int | None = None  # None: one per core this process may use
-    max_num_batched_tokens: int | None = None  # N of a step; None: 512 on CPU, 8192 on CUDA
+    max_num_batched_tokens: int | None = None  # N of a step; None: 2048 on CPU, 8192 on CUDA
     max_num_seqs: int = 64
     max_model_len: int | None = None  # None: what the model allows
     block_size: int | None = None  # tokens; None: 32 on CPU, 256 on CUDA

@@ -9,6 +9,8 @@ from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
+_QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
+
 Schedule = dict[Sequence, int]
 """Rows of each sequence: it computes the positions [num_computed, num_computed + rows)."""
 
@@ -106,17 +108,17 @@ class Scheduler:
         Sequences with one token behind come first, so that a long prompt never stalls them; then
         prompts under way, in order of arrival; then new ones.
         """
-        plan = _Plan(self._budget)
         behind: list[Sequence] = []
-        for sequence in list(self._running):
-            if sequence in self._paused or sequence not in self._running:  # preempted just now
-                continue
-            if sequence.num_pending > 1:
-                behind.append(sequence)
-            elif self._take_blocks(sequence, 1, plan):
+        ready: list[Sequence] = []
+        for sequence in self._running:
+            if sequence not in self._paused:
+                (behind if sequence.num_pending > 1 else ready).append(sequence)
+        plan = _Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
+        for sequence in ready:
+            if sequence in self._running and self._take_blocks(sequence, 1, plan):
                 plan.add(sequence, 1)
         for sequence in behind:
-            if sequence not in self._running:
+            if sequence not in self._running:  # preempted just now
                 continue
             self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
             rows = sequence.next_rows(plan.budget)
@@ -124,6 +126,16 @@ class Scheduler:
                 plan.add(sequence, rows)
         self._admit(plan)
         return plan.rows
+
+    def _step_budget(self, ready: int, prompts: int) -> int:
+        """Rows of the next step.
+
+        A long step reads more prompts at less cost, and lets everybody who waits for a next token
+        wait longer. So the majority decides.
+        """
+        if prompts > ready:
+            return self._budget
+        return max(self._budget // _QUARTER, PREFILL_GRID + self._max_num_seqs)
 
     def advance(self, schedule: Schedule) -> None:
         """Count the rows of a step as computed; from now on others share its prompt chunks."""
