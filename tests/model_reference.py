@@ -14,7 +14,8 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import FINAL, Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import TORCH_KERNELS
-from headstream.model.kernels.linear import Linear, Parameters, compose_gated
+from headstream.model.kernels.linear import Linear, compose_gated
+from headstream.model.layers.linear import LinearWeights
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
@@ -24,7 +25,7 @@ def plain_linear(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> 
     return lambda x: F.linear(x, weight, bias)
 
 
-def plain_gated(gate: Parameters, up: Parameters, activation: str) -> Linear:
+def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """The gate over linears without any packing."""
     return compose_gated(gate, up, activation, plain_linear, TORCH_KERNELS.gate)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import charts, report, tables
-from bench.contenders.registry import GRPC
 
 Result = Mapping[str, Any]
 FOLDER = "performance"
@@ -86,11 +85,8 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("Ratios", tables.ratio_rows(run), f"{report.RATIOS}.")
     for workload in run["workloads"]:
         yield from _table(tables.label(workload).capitalize(), tables.rate_rows(workload))
-    if run["rows"]:
-        streams = tables.count(run["rows"][0]["streams"], "stream")
-        yield from _table(f"Logits with every token, {GRPC}, {streams}", tables.logits_rows(run))
-    if tables.has_latencies(run):
-        yield from _table(f"What a client waits for, {GRPC}", tables.latency_rows(run))
+    for heading, rows in report.client_tables(run):
+        yield from _table(heading.capitalize(), rows)
     yield from _table("One step of the engine", tables.step_rows(run))
     yield from _table("Answers compared", tables.check_rows(run), f"{report.checked(run)}.")
 

@@ -89,13 +89,19 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
     for workload in run["workloads"]:
         yield from titled(title(workload), tables.rate_rows(workload))
     yield from titled(RATIOS, tables.ratio_rows(run))
-    if run["rows"]:
-        streams = tables.count(run["rows"][0]["streams"], "stream")
-        yield from titled(f"logits with every token, {GRPC}, {streams}", tables.logits_rows(run))
-    if tables.has_latencies(run):
-        yield from titled(f"what a client waits for, {GRPC}", tables.latency_rows(run))
+    for heading, rows in client_tables(run):
+        yield from titled(heading, rows)
     yield from titled("one step of the engine, in its process", tables.step_rows(run))
     yield from titled(checked(run), tables.check_rows(run))
+
+
+def client_tables(run: Mapping[str, Any]) -> Iterator[tuple[str, Iterator[tables.Row]]]:
+    """What a gRPC client sees, each table with its heading; only what was measured."""
+    if run["rows"]:
+        streams = tables.count(run["rows"][0]["streams"], "stream")
+        yield f"logits with every token, {GRPC}, {streams}", tables.logits_rows(run)
+    if tables.has_latencies(run):
+        yield f"what a client waits for, {GRPC}", tables.latency_rows(run)
 
 
 def titled(heading: str, rows: Iterator[tables.Row]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headstream.model.kernels import Kernels, onednn
 from headstream.model.kernels.linear import MakeLinear, make_linear_torch
+from headstream.model.layers.linear import LinearWeights
 
 SHAPES = [
     (640, 1536),  # K, out: Gemma 3 270M's layers
@@ -160,7 +161,7 @@ def test_gated_product(  # noqa: PLR0917
     width: int, out: int, activation: str, with_bias: bool, dtype: torch.dtype, kernels: Kernels
 ) -> None:
     gate, up = (
-        (
+        LinearWeights(
             numbers(out, width, dtype=dtype, seed=seed),
             numbers(out, dtype=dtype, seed=seed + 2) if with_bias else None,
         )
@@ -169,7 +170,8 @@ def test_gated_product(  # noqa: PLR0917
     linear = kernels.gated(gate, up, activation)
     x = numbers(150, width, dtype=dtype, seed=5) / width**0.5
     halves = [
-        F.linear(x.double(), w.double(), None if b is None else b.double()) for w, b in (gate, up)
+        F.linear(x.double(), w.weight.double(), None if w.bias is None else w.bias.double())
+        for w in (gate, up)
     ]
     functions = {
         "gelu": F.gelu,

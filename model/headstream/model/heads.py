@@ -6,7 +6,7 @@ greedy choice, sampling, top-k, log-probabilities and full rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from headstream.model import sampler
 from headstream.model.batch import RowRequest, RowResult
 from headstream.model.families.base import Model
-from headstream.model.kernels.scan_rows import ScanRows
+from headstream.model.kernels.scan_rows import RowScan, ScanRows
 from headstream.model.outputs import LogitsSpec
 
 LEADING = 64
@@ -35,18 +35,28 @@ def finish_rows(
     scan = scan_rows(logits, min(LEADING, logits.shape[1]))
     largest: list[int] = scan.ids[:, 0].tolist()
     return [
-        _finish_row(_Row(logits[index], *(found[index] for found in scan)), largest[index], request)
+        _finish_row(_Row(logits, scan, index), largest[index], request)
         for index, request in enumerate(requests)
     ]
 
 
-class _Row(NamedTuple):
-    """One row of logits, and what its scan found; on the model's device."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of logits, and what its scan found; cut out where it is wanted."""
 
-    logits: Tensor  # float32 [V]
-    values: Tensor  # float32 [LEADING], largest first
-    ids: Tensor  # int64 [LEADING]
-    log_total: Tensor  # float32 []
+    all_logits: Tensor  # float32 [R, V]
+    scan: RowScan  # of all rows
+    index: int
+
+    @property
+    def logits(self) -> Tensor:
+        """float32 [V]."""
+        return self.all_logits[self.index]
+
+    @property
+    def log_total(self) -> Tensor:
+        """float32 []."""
+        return self.scan.log_totals[self.index]
 
 
 def _finish_row(row: _Row, largest: int, request: RowRequest) -> RowResult:
@@ -56,8 +66,7 @@ def _finish_row(row: _Row, largest: int, request: RowRequest) -> RowResult:
         token_id = sampler.choose(row.logits.cpu(), request)
     logprob = None
     if request.logprob:
-        logit = row.values[0] if token_id == largest else row.logits[token_id]
-        logprob = float(logit) - float(row.log_total)
+        logprob = float(row.logits[token_id]) - float(row.log_total)
     values, value_ids = _select(row, request.logits)
     return RowResult(token_id, logprob, values, value_ids)
 
@@ -68,9 +77,10 @@ def _select(row: _Row, spec: LogitsSpec) -> tuple[Tensor | None, tuple[int, ...]
     if spec.mode == "none":
         return None, ()
     if spec.mode == "top":
-        values, ids = row.values[: spec.top_k], row.ids[: spec.top_k]
         if spec.top_k > LEADING:
             values, ids = row.logits.topk(min(spec.top_k, len(row.logits)))
+        else:
+            values, ids = (found[row.index, : spec.top_k] for found in row.scan[:2])
         value_ids = tuple(ids.tolist())
     elif spec.mode == "full":
         values = row.logits

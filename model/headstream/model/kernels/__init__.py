@@ -55,7 +55,8 @@ TORCH_KERNELS = Kernels(
 def load_kernels(cache_dir: Path) -> Kernels:
     """The native kernels, compiled into ``cache_dir``, or their torch twins."""
     try:
-        linears, norms = NativeLinear(cache_dir), NativeNorm(cache_dir)
+        native_gate = gate.load_native(cache_dir)
+        linears, norms = NativeLinear(cache_dir, native_gate), NativeNorm(cache_dir)
         return Kernels(
             name="native",
             linear=linears.linear,
@@ -64,7 +65,7 @@ def load_kernels(cache_dir: Path) -> Kernels:
             add=norms.add,
             add_norm=norms.add_norm,
             turn_heads=turn_heads.load_native(cache_dir),
-            gate=gate.load_native(cache_dir),
+            gate=native_gate,
             scan_rows=scan_rows.load_native(cache_dir),
             attend=attend.load_native(cache_dir),
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import PackedBatch
+from headstream.model.kernels import build
 from headstream.model.kernels.library import check, functions
 from headstream.model.kv_cache import Pools
 
@@ -29,7 +30,9 @@ def load_native(cache_dir: Path) -> AttendKernel:
     Raises:
         KernelUnavailableError: it cannot be built here.
     """
-    compiled = functions("attend", cache_dir, "pppppp" + "pppp" + "iiiii" + "iiiii" + "f")
+    compiled = functions(
+        build.load("attend", cache_dir), "attend", "pppppp" + "pppp" + "iiiii" + "iiiii" + "f"
+    )
 
     def attend(  # noqa: PLR0917 - an AttendKernel
         spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, pools: Pools, batch: PackedBatch

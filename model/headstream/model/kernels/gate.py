@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headstream.model.kernels import build
 from headstream.model.kernels.library import check, functions
 
 
@@ -22,6 +23,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": _gelu_tanh,
     "silu": F.silu,  # arXiv:1702.03118
 }
+
+
+def activation_number(name: str) -> int:
+    """How activation.h counts ``name``."""
+    return list(ACTIVATIONS).index(name)
+
 
 Gate = Callable[[str, Tensor, bool], Tensor]
 """(activation, x, gated): x [M, f] -> f(x) [M, f], or gated, x [M, 2 f] -> f(x[:, :f]) * x[:, f:].
@@ -46,15 +53,16 @@ def load_native(cache_dir: Path) -> Gate:
     Raises:
         KernelUnavailableError: it cannot be built here; use :func:`gate_torch`.
     """
-    compiled = functions("gate", cache_dir, "ipiiip")
-    numbers = {name: number for number, name in enumerate(ACTIVATIONS)}  # as gate.cpp counts them
+    compiled = functions(build.load("gate", cache_dir), "gate", "ipiiip")
 
     def gate(name: str, x: Tensor, gated: bool) -> Tensor:
         x = x.contiguous()
         rows, width = x.shape
         width = width // 2 if gated else width
         out = x.new_empty(rows, width)
-        status = compiled[x.dtype](numbers[name], x.data_ptr(), rows, width, gated, out.data_ptr())
+        status = compiled[x.dtype](
+            activation_number(name), x.data_ptr(), rows, width, gated, out.data_ptr()
+        )
         check(status, "gate")
         return out
 

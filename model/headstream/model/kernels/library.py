@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from headstream.model.kernels import build
 
 DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -17,15 +14,8 @@ Function = Callable[..., int]
 """A compiled function; 0 is success, anything else a shape it was not compiled for."""
 
 
-def functions(name: str, cache_dir: Path, arguments: str) -> Mapping[torch.dtype, Function]:
-    """``<name>_float32`` and ``<name>_bfloat16`` of the library ``<name>.cpp``.
-
-    ``arguments``: one letter each; p for a pointer, i for an integer, f for a float.
-
-    Raises:
-        KernelUnavailableError: it cannot be built here.
-    """
-    library = build.load(name, cache_dir)
+def functions(library: ctypes.CDLL, name: str, arguments: str) -> Mapping[torch.dtype, Function]:
+    """``<name>_float32`` and ``<name>_bfloat16``."""
     return {
         dtype: function(library, f"{name}_{suffix}", arguments)
         for dtype, suffix in DTYPE_NAMES.items()
@@ -33,7 +23,10 @@ def functions(name: str, cache_dir: Path, arguments: str) -> Mapping[torch.dtype
 
 
 def function(library: ctypes.CDLL, name: str, arguments: str) -> Function:
-    """The function ``name``, with its arguments' types declared."""
+    """The function ``name``, with its arguments' types declared.
+
+    ``arguments``: one letter each; p for a pointer, i for an integer, f for a float.
+    """
     types = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
     found: Function = getattr(library, name)
     found.argtypes = [types[letter] for letter in arguments]  # type: ignore[attr-defined]

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headstream.model.kernels import build, onednn
-from headstream.model.kernels.gate import ACTIVATIONS, Gate, gate_torch
-from headstream.model.kernels.gate import load_native as load_gate
-from headstream.model.kernels.library import DTYPE_NAMES, Function, check, function, pointer
+from headstream.model.kernels.gate import Gate, activation_number, gate_torch
+from headstream.model.kernels.library import Function, check, function, functions, pointer
+from headstream.model.layers.linear import LinearWeights
 
 Linear = Callable[[Tensor], Tensor]
 """x [M, K] -> [M, out]; owns its weight, packed for the device."""
@@ -23,10 +23,7 @@ _LANES = 16  # columns of a panel, as in tile.h
 _ARGUMENTS = "ppppiiii"  # of all products in linear.cpp
 
 
-Parameters = tuple[Tensor, Tensor | None]
-"""weight [out, K] and bias [out]."""
-
-MakeGated = Callable[[Parameters, Parameters, str], Linear]
+MakeGated = Callable[[LinearWeights, LinearWeights, str], Linear]
 """(gate, up, activation): x [M, K] -> activation(gate(x)) * up(x) [M, f]; both have a bias or
 none."""
 
@@ -65,40 +62,38 @@ def _wide_cuda(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product if bias is None else product + bias
 
 
-def make_gated_torch(gate: Parameters, up: Parameters, activation: str) -> Linear:
+def make_gated_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """The twin of the native gated linear: one product, then the gate."""
     return compose_gated(gate, up, activation, make_linear_torch, gate_torch)
 
 
 def compose_gated(
-    gate: Parameters, up: Parameters, activation: str, make_linear: MakeLinear, kernel: Gate
+    gate: LinearWeights, up: LinearWeights, activation: str, make_linear: MakeLinear, kernel: Gate
 ) -> Linear:
     """A gated linear of two kernels."""
-    biases = [bias for _, bias in (gate, up) if bias is not None]
-    linear = make_linear(torch.cat([gate[0], up[0]]), torch.cat(biases) if biases else None)
+    both = LinearWeights.fuse(gate, up)
+    linear = make_linear(both.weight, both.bias)
     return lambda x: kernel(activation, linear(x), True)
 
 
 class NativeLinear:
     """The compiled linears."""
 
-    def __init__(self, cache_dir: Path) -> None:
-        """Raises KernelUnavailableError: they cannot be built here; use the twins."""
+    def __init__(self, cache_dir: Path, gate: Gate) -> None:
+        """``gate``: for gated products of a shape that the fused kernel does not take.
+
+        Raises:
+            KernelUnavailableError: they cannot be built here; use the twins.
+        """
         library = build.load("linear", cache_dir)
-        self._pack = {d: function(library, f"pack_{n}", "piip") for d, n in DTYPE_NAMES.items()}
-        self._gate = load_gate(cache_dir)
-        self._linear = {
-            dtype: function(library, f"linear_{name}", _ARGUMENTS)
-            for dtype, name in DTYPE_NAMES.items()
-        }
+        self._gate = gate
+        self._pack = functions(library, "pack", "piip")
+        self._linear = functions(library, "linear", _ARGUMENTS)
         self._wide = {
             torch.float32: self._linear[torch.float32],
             torch.bfloat16: function(library, "linear_bfloat16_float32", _ARGUMENTS),
         }
-        self._gated = {
-            dtype: function(library, f"gated_{name}", "i" + _ARGUMENTS)
-            for dtype, name in DTYPE_NAMES.items()
-        }
+        self._gated = functions(library, "gated", "i" + _ARGUMENTS)
         self._gated_columns = function(library, "gated_columns", "")()
 
     def linear(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
@@ -109,18 +104,20 @@ class NativeLinear:
         out_dtype = torch.float32 if wide else weight.dtype
         return self._packed(kernel, weight, bias, weight.shape[0], out_dtype)
 
-    def gated(self, gate: Parameters, up: Parameters, activation: str) -> Linear:
+    def gated(self, gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
         """A ``MakeGated``."""
-        (weight, bias), half = gate, self._gated_columns // 2
-        columns, depth = weight.shape
-        if half == 0 or columns % half or depth % 2 or onednn.has_amx(weight.dtype):
+        (columns, depth), dtype = gate.weight.shape, gate.weight.dtype
+        half = self._gated_columns // 2
+        if half == 0 or columns % half or depth % 2 or onednn.has_amx(dtype):
             return compose_gated(gate, up, activation, self.linear, self._gate)
-        # Halves of a tile: [columns / half, 2, half] rows of W.
-        both = torch.stack([weight.unflatten(0, (-1, half)), up[0].unflatten(0, (-1, half))], dim=1)
-        if bias is not None and up[1] is not None:
-            bias = torch.stack([bias.view(-1, half), up[1].view(-1, half)], dim=1).flatten()
-        kernel = functools.partial(self._gated[weight.dtype], list(ACTIVATIONS).index(activation))
-        return self._packed(kernel, both.flatten(0, 2), bias, columns, weight.dtype)
+        # Halves of a tile side by side: [columns / half, 2, half] rows of W.
+        both = LinearWeights.fuse(gate, up)
+        weight = both.weight.view(2, -1, half, depth).transpose(0, 1).reshape(-1, depth)
+        bias = both.bias
+        if bias is not None:
+            bias = bias.view(2, -1, half).transpose(0, 1).flatten()
+        kernel = functools.partial(self._gated[dtype], activation_number(activation))
+        return self._packed(kernel, weight, bias, columns, dtype)
 
     def _packed(
         self,

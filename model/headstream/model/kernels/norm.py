@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headstream.model.kernels import build
-from headstream.model.kernels.library import DTYPE_NAMES, function, pointer
+from headstream.model.kernels.library import functions, pointer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,14 +58,8 @@ class NativeNorm:
     def __init__(self, cache_dir: Path) -> None:
         """Raises KernelUnavailableError: they cannot be built here; use the twins."""
         library = build.load("norm", cache_dir)
-        self._norms = {
-            dtype: function(library, f"rms_norm_{name}", "piipfp")
-            for dtype, name in DTYPE_NAMES.items()
-        }
-        self._adds = {
-            dtype: function(library, f"add_norm_{name}", "ppiippffp")
-            for dtype, name in DTYPE_NAMES.items()
-        }
+        self._norms = functions(library, "rms_norm", "piipfp")
+        self._adds = functions(library, "add_norm", "ppiippffp")
 
     def rms_norm(self, x: Tensor, gain: Gain) -> Tensor:
         """An ``RmsNorm``."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headstream.model.attention.base import AttentionSpec
+from headstream.model.kernels import build
 from headstream.model.kernels.library import check, functions
 from headstream.model.kernels.norm import Gain, rms_norm_torch
 
@@ -72,7 +73,7 @@ def load_native(cache_dir: Path) -> TurnHeads:
     Raises:
         KernelUnavailableError: it cannot be built here; use :func:`turn_heads_torch`.
     """
-    compiled = functions("turn_heads", cache_dir, "pipiiippfppi")
+    compiled = functions(build.load("turn_heads", cache_dir), "turn_heads", "pipiiippfppi")
 
     def turn_heads(spec: AttentionSpec, qkv: Tensor, turn: Turn, positions: Tensor) -> None:
         q_gain, k_gain, rope = turn.q_gain, turn.k_gain, turn.rope

@@ -45,9 +45,7 @@ class GatedMLP:
         kernels: Kernels,
     ) -> None:
         """Raises UnsupportedModelError: an unknown activation."""
-        self._gated = kernels.gated(
-            (gate.weight, gate.bias), (up.weight, up.bias), _known(activation)
-        )
+        self._gated = kernels.gated(gate, up, _known(activation))
         self._down = kernels.linear(down.weight, down.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
