@@ -4,34 +4,30 @@
 //
 // for each row r over the keys j that it sees, where g is the KV head of query head h. Keys are cut
 // into chunks of kChunk, counted from the sequence's position 0. A chunk gives a partial softmax
-// (Milakov and Gimelshein 2018, arXiv:1805.02867), and partials are merged in the order of the
-// chunks. Keys a row does not see weigh exactly zero. So a row is the same bits whichever rows
-// share the call, whether it is part of a prompt, of a chunk of one, or decoded alone, and however
-// many threads run.
+// (partial_softmax.h), and partials are merged in the order of the chunks. Keys a row does not see
+// weigh exactly zero. So a row is the same bits whichever rows share the call, whether it is part of
+// a prompt, of a chunk of one, or decoded alone, and however many threads run.
 //
 // All query heads of a KV head, and neighbouring positions, are the rows of one tile, so that keys
 // and values are read once for all of them.
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <type_traits>
 #include <vector>
 
 #include "kv_layout.h"
+#include "partial_softmax.h"
 
 namespace {
 
 using namespace headstream;
 
-constexpr int64_t kChunk = 128;     // keys
 constexpr int64_t kTileRows = 48;   // query rows: positions times the group
 constexpr int64_t kWidest = 512;    // of a head
 constexpr int kScorePanels = 2;     // panels of keys multiplied at once
 constexpr int kScoreRows = kRows * kPanels / kScorePanels;
-constexpr int64_t kWorthThreads = 1 << 14;  // numbers; below, starting threads costs more
-constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 struct Shape {
   int64_t n_heads;
@@ -43,66 +39,14 @@ struct Shape {
   int64_t group() const { return n_heads / kv.n_kv_heads; }
 };
 
-// One unit of work: the rows of `positions` tokens from row `row` on, for one KV head, over chunks [begin, end).
+// One unit of work: the rows of `positions` tokens from row `row` on, for one KV head, over chunks
+// [begin, end).
 struct Task {
   int64_t row, position, positions, kv_head;
   const int32_t* blocks;
   int64_t begin, end;
   int64_t partial;  // where the partial softmax goes; -1: the chunks are all there are
 };
-
-// softmax(scores) V of some keys: the largest score, the sum of exp(score - maximum), and the
-// values weighted by that exponential.
-struct Partial {
-  float maximum, sum;
-  float* values;
-};
-
-// Not inlined: all callers must round alike.
-__attribute__((noinline)) void merge(Partial& total, const Partial& part, int64_t width) {
-  if (part.maximum == kNothing) return;
-  if (total.maximum == kNothing) {
-    total.maximum = part.maximum;
-    total.sum = part.sum;
-    std::copy_n(part.values, width, total.values);
-    return;
-  }
-  const float maximum = std::max(total.maximum, part.maximum);
-  const float before = exp_negative(total.maximum - maximum);
-  const float after = exp_negative(part.maximum - maximum);
-  total.maximum = maximum;
-  total.sum = total.sum * before + part.sum * after;
-#pragma omp simd
-  for (int64_t i = 0; i < width; ++i)
-    total.values[i] = total.values[i] * before + part.values[i] * after;
-}
-
-// Puts the keys and values of all rows into the pool.
-template <typename T>
-void write(const T* k, const T* v, T* k_pool, T* v_pool, const int64_t* slots, int64_t rows,
-           const Shape& s) {
-  const int64_t d = s.kv.d_head, width = s.kv.width();
-#pragma omp parallel for if (rows * s.kv.n_kv_heads * d > kWorthThreads)
-  for (int64_t n = 0; n < rows; ++n) {
-    const int64_t block = slots[n] / s.kv.block_size, offset = slots[n] % s.kv.block_size;
-    const int64_t lane = offset % kLanes, step = offset % kDepth<T>;
-    // The multiplier takes a step along the depth whole. What another sequence left in the rest of
-    // the step that this token opens must not be there; a neighbour in this call comes by itself.
-    const bool opens = step == 0 && !(n + 1 < rows && slots[n + 1] == slots[n] + 1);
-    for (int64_t g = 0; g < s.kv.n_kv_heads; ++g) {
-      const T *key = k + n * s.kv_stride + g * d, *value = v + n * s.kv_stride + g * d;
-      T* keys = k_pool + s.kv.key_panel(block, g, offset - lane);
-      for (int64_t i = 0; i < width; ++i) keys[panel_place<T>(i, lane)] = i < d ? key[i] : T{};
-      T* values = v_pool + s.kv.value_panel(block, g, offset - step);
-      for (int64_t i = 0; i < d; ++i) {
-        T* panel = values + i / kLanes * s.kv.value_stride();
-        panel[panel_place<T>(step, i % kLanes)] = value[i];
-        for (int64_t rest = 1; opens && rest < kDepth<T>; ++rest)
-          panel[panel_place<T>(rest, i % kLanes)] = T{};
-      }
-    }
-  }
-}
 
 // A thread's own memory; not cleared, since all of it is written before it is read.
 template <typename T>
@@ -150,35 +94,6 @@ void score(const Shape& s, const Task& task, const T* k_pool, const T* v_pool, c
     });
     key += panels * kLanes;
   }
-}
-
-// Turns a row's scores into weights; places of the chunk outside [from, to) weigh nothing.
-template <typename T>
-Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, float* values) {
-  // Whole vectors from here to there; the lane a key is summed in does not depend on them.
-  const int64_t begin = from / kLanes * kLanes, end = (to + kLanes - 1) / kLanes * kLanes;
-  float maximum = kNothing;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t j = from; j < to; ++j) {
-    scores[j] *= scale;
-    maximum = std::max(maximum, scores[j]);
-  }
-  std::fill(scores + begin, scores + from, kNothing);
-  std::fill(scores + to, scores + end, kNothing);
-  std::fill(weights, weights + begin, T{});
-  std::fill(weights + end, weights + kChunk, T{});
-  Floats sums{};
-  for (int64_t j = begin; j < end; j += kLanes) {
-    alignas(64) float weight[kLanes];
-#pragma omp simd
-    for (int64_t i = 0; i < kLanes; ++i)
-      weight[i] = scores[j + i] == kNothing ? 0.0f : exp_negative(scores[j + i] - maximum);
-    sums += load_floats(weight);
-    store_floats(weights + j, load_floats(weight));
-  }
-  float sum = 0;
-  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
-  return {maximum, sum, values};
 }
 
 // values[r] = sum_j weights[r, j - base] V[j]
@@ -291,7 +206,7 @@ int attend(const T* q, const T* k, const T* v, T* k_pool, T* v_pool, T* z, const
            const Shape& s) {
   const int64_t width = s.kv.width(), group = s.group(), record = width + 2;
   if (width > kWidest || s.kv.block_size % kLanes != 0 || group > kTileRows) return 1;
-  write(k, v, k_pool, v_pool, step.slots, step.rows, s);
+  write_kv(s.kv, k, v, s.kv_stride, step.rows, step.slots, k_pool, v_pool);
   int64_t count = 0;
   const std::vector<Task> tasks = plan(s, step, count);
   std::vector<float> partials(count * record);  // maximum, sum, values of each
