@@ -43,7 +43,11 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     directory = resolve(config.source, cache_dir, progress)
-    kernels = TORCH_KERNELS if device.type == "cuda" else load_kernels(cache_dir / "kernels")
+    kernels = TORCH_KERNELS
+    if device.type == "cpu":
+        progress("kernels", 0, 1)
+        kernels = load_kernels(cache_dir / "kernels")
+        progress("kernels", 1, 1)
     model = load_model(directory, dtype, kernels, progress, device=device)
     sizes = model.config
     block_size = config.block_size or (

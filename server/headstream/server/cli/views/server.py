@@ -23,6 +23,7 @@ STAGES = {
     "writing": "Writing the converted weights",
     "tokenizer": "Reading the tokenizer",
     "downloading": "Downloading",
+    "kernels": "Preparing the kernels (the first time takes longer)",
     "weights": "Loading the weights",
     "verifying": "Checking against the manifest",
     "hashing": "Taking the fingerprint",
