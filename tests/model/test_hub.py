@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +25,7 @@ print(resolve("acme/tiny", Path(sys.argv[1])))
 
 
 @contextmanager
-def hub(directory: Path, asked: list[str]) -> Iterator[str]:
+def hub(directory: Path, asked: list[str]) -> Generator[str]:
     """A hub with one repository, acme/tiny; its address. ``asked`` gets every file sent."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def hub(directory: Path, asked: list[str]) -> Iterator[str]:
             if body:
                 self.wfile.write(content)
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is inherited
             """Say nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
