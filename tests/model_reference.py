@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,13 +16,12 @@ from headstream.model.batch import FINAL, Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import TORCH_KERNELS
 from headstream.model.kernels.linear import Linear, compose_gated
+from headstream.model.kernels.unembed import make_unembed_torch
 from headstream.model.layers.linear import LinearWeights
 
 
-def plain_linear(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """A linear without any packing."""
-    if wide:
-        return lambda x: F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return lambda x: F.linear(x, weight, bias)
 
 
@@ -30,7 +30,12 @@ def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Line
     return compose_gated(gate, up, activation, plain_linear, TORCH_KERNELS.gate)
 
 
-PLAIN_KERNELS = replace(TORCH_KERNELS, linear=plain_linear, gated=plain_gated)
+PLAIN_KERNELS = replace(
+    TORCH_KERNELS,
+    linear=plain_linear,
+    gated=plain_gated,
+    unembed=partial(make_unembed_torch, make_linear=plain_linear),
+)
 """Nothing but public operators of torch."""
 
 

@@ -14,10 +14,8 @@ from headstream.model.batch import RowRequest, RowResult
 from headstream.model.families.base import Model
 from headstream.model.heads import LEADING, finish_rows
 from headstream.model.kernels import Kernels
-from headstream.model.kernels.scan_rows import ScanRows
 from headstream.model.layers.unembedding import Unembedding
 from headstream.model.outputs import LogitsSpec, SamplingParams
-from model_reference import PLAIN_KERNELS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 D_MODEL = 32
@@ -27,9 +25,10 @@ ROWS = 6
 class Tiny:
     """Only the end of a model."""
 
-    def __init__(self, weight: Tensor, softcap: float | None = None) -> None:
+    def __init__(self, kernels: Kernels, weight: Tensor, softcap: float | None = None) -> None:
+        self.kernels = kernels
         self.weight = weight
-        self.unembed = Unembedding(weight, softcap, PLAIN_KERNELS)
+        self.unembed = Unembedding(weight, softcap, kernels)
         self.softcap = softcap
 
     def final_norm(self, resid: Tensor) -> Tensor:
@@ -44,12 +43,9 @@ class Tiny:
 class Case:
     model: Tiny
     resid: Tensor  # [R, d]
-    scan_rows: ScanRows
 
     def finish(self, *requests: RowRequest) -> list[RowResult]:
-        return finish_rows(
-            cast(Model, self.model), self.resid[: len(requests)], requests, self.scan_rows
-        )
+        return finish_rows(cast(Model, self.model), self.resid[: len(requests)], requests)
 
     def one(self, **wants: Any) -> RowResult:
         return self.finish(want(**wants))[0]
@@ -58,14 +54,15 @@ class Case:
         """All logits [R, V], as the model makes them."""
         return self.model.unembed(self.model.final_norm(self.resid))
 
+    def with_weights(self, ids: list[int], value: Tensor | float) -> Case:
+        """The same with other rows of U."""
+        weight = self.model.weight.clone()
+        weight[ids] = torch.as_tensor(value, dtype=weight.dtype)
+        return Case(Tiny(self.model.kernels, weight, self.model.softcap), self.resid)
+
 
 def want(spec: LogitsSpec | None = None, *, logprob: bool = False, **sampling: Any) -> RowRequest:
     return RowRequest(SamplingParams(**sampling), spec or LogitsSpec(), logprob, 0, [1, 2], [3])
-
-
-@pytest.fixture
-def scan_rows(kernels: Kernels) -> ScanRows:
-    return kernels.scan_rows
 
 
 @pytest.fixture(params=DTYPES)
@@ -74,7 +71,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 def make_case(
-    scan_rows: ScanRows,
+    kernels: Kernels,
     dtype: torch.dtype,
     *,
     d_vocab: int = 700,
@@ -84,12 +81,12 @@ def make_case(
     generator = torch.Generator().manual_seed(d_vocab)
     weight = (torch.randn(d_vocab, D_MODEL, generator=generator) * spread).to(dtype)
     resid = (torch.randn(ROWS, D_MODEL, generator=generator) * 2).to(dtype)
-    return Case(Tiny(weight, softcap), resid, scan_rows)
+    return Case(Tiny(kernels, weight, softcap), resid)
 
 
 @pytest.fixture(params=[None, 10.0], ids=["", "softcap"])
-def case(request: pytest.FixtureRequest, scan_rows: ScanRows, dtype: torch.dtype) -> Case:
-    return make_case(scan_rows, dtype, softcap=request.param)
+def case(request: pytest.FixtureRequest, kernels: Kernels, dtype: torch.dtype) -> Case:
+    return make_case(kernels, dtype, softcap=request.param)
 
 
 FULL = LogitsSpec("full")
@@ -110,13 +107,13 @@ def test_full_row_is_the_exact_product(case: Case) -> None:
         torch.testing.assert_close(result.values.double(), exact, atol=1e-4, rtol=1e-5)
 
 
-def test_the_choice_of_bfloat16_is_the_exact_one(scan_rows: ScanRows) -> None:
+def test_the_choice_of_bfloat16_is_the_exact_one(kernels: Kernels) -> None:
     """Where rounding alone would take another token."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(4000, D_MODEL, generator=generator).bfloat16()
     resid = torch.randn(300, D_MODEL, generator=generator).bfloat16()
-    model = Tiny(weight)
-    results = finish_rows(cast(Model, model), resid, (want(),) * 300, scan_rows)
+    model = Tiny(kernels, weight)
+    results = finish_rows(cast(Model, model), resid, (want(),) * 300)
     exact = model.exact(resid).argmax(1).tolist()
     assert [result.token_id for result in results] == exact
     assert model.unembed(model.final_norm(resid)).bfloat16().argmax(1).tolist() != exact
@@ -124,13 +121,8 @@ def test_the_choice_of_bfloat16_is_the_exact_one(scan_rows: ScanRows) -> None:
 
 def test_rows_do_not_depend_on_their_neighbours(case: Case) -> None:
     together = case.finish(*[want(FULL, logprob=True)] * ROWS)
-    # What the linear does to a batch is tested in test_linear; here the same product is used.
-    logits = case.model.unembed(case.model.final_norm(case.resid))
     for r in range(ROWS):
-        single = Case(case.model, case.resid[r : r + 1], case.scan_rows)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(single.model, "unembed", lambda _, r=r: logits[r : r + 1])
-            [alone] = single.finish(want(FULL, logprob=True))
+        [alone] = Case(case.model, case.resid[r : r + 1]).finish(want(FULL, logprob=True))
         values, expected = alone.values, together[r].values
         assert values is not None
         assert expected is not None
@@ -156,7 +148,7 @@ def test_top(top_k: int, sampling: dict[str, Any], logprobs: bool, case: Case) -
         want(LogitsSpec("top", top_k=top_k, logprobs=logprobs), **sampling),
         want(LogitsSpec("full", logprobs=logprobs)),
     )
-    both = Case(case.model, case.resid[:1].expand(2, -1), case.scan_rows)
+    both = Case(case.model, case.resid[:1].expand(2, -1))
     top, full = both.finish(*requests)
     assert top.values is not None
     assert full.values is not None
@@ -168,18 +160,18 @@ def test_top(top_k: int, sampling: dict[str, Any], logprobs: bool, case: Case) -
         assert top.value_ids[0] == top.token_id
 
 
-def test_top_of_a_small_vocabulary(scan_rows: ScanRows, dtype: torch.dtype) -> None:
+def test_top_of_a_small_vocabulary(kernels: Kernels, dtype: torch.dtype) -> None:
     """The server refuses it; the model gives what there is."""
     for top_k in (13, 20, 100):
         for temperature in (0.0, 1.0):
-            case = make_case(scan_rows, dtype, d_vocab=13)
+            case = make_case(kernels, dtype, d_vocab=13)
             result = case.one(spec=LogitsSpec("top", top_k=top_k), temperature=temperature)
             assert sorted(result.value_ids) == list(range(13))
 
 
 def test_chosen_in_the_order_asked_for(case: Case) -> None:
     ids = (699, 0, 42, 42)
-    twice = Case(case.model, case.resid[:1].expand(2, -1), case.scan_rows)
+    twice = Case(case.model, case.resid[:1].expand(2, -1))
     chosen, full = twice.finish(want(LogitsSpec("chosen", token_ids=ids)), want(FULL))
     assert chosen.values is not None
     assert full.values is not None
@@ -189,9 +181,7 @@ def test_chosen_in_the_order_asked_for(case: Case) -> None:
 
 def test_logprobs_are_a_distribution(case: Case) -> None:
     raw, normed = (
-        Case(case.model, case.resid[:1], case.scan_rows).one(
-            spec=LogitsSpec("full", logprobs=logprobs)
-        )
+        Case(case.model, case.resid[:1]).one(spec=LogitsSpec("full", logprobs=logprobs))
         for logprobs in (False, True)
     )
     assert raw.values is not None
@@ -258,11 +248,11 @@ def test_greedy_is_the_largest_of_the_row_whatever_is_asked_beside(case: Case) -
 
 @pytest.mark.parametrize("spec", [LogitsSpec(), FULL, LogitsSpec("top", top_k=4)])
 def test_exact_ties_go_to_the_lowest_id(
-    spec: LogitsSpec, scan_rows: ScanRows, dtype: torch.dtype
+    spec: LogitsSpec, kernels: Kernels, dtype: torch.dtype
 ) -> None:
-    case = make_case(scan_rows, dtype)
+    case = make_case(kernels, dtype)
     top = int(case.model.exact(case.resid)[0].argmax())
-    case.model.weight[[690, 2, 300]] = case.model.weight[top].clone()
+    case = case.with_weights([690, 2, 300], case.model.weight[top])
     tied = sorted({690, 2, 300, top})
     result = case.one(spec=spec, logprob=True)
     assert result.token_id == 2
@@ -273,8 +263,8 @@ def test_exact_ties_go_to_the_lowest_id(
     assert cold.value_ids == result.value_ids  # also where the token is drawn
 
 
-def test_all_logits_equal(scan_rows: ScanRows, dtype: torch.dtype) -> None:
-    case = make_case(scan_rows, dtype, spread=0.0)
+def test_all_logits_equal(kernels: Kernels, dtype: torch.dtype) -> None:
+    case = make_case(kernels, dtype, spread=0.0)
     result = case.one(spec=LogitsSpec("top", top_k=3), logprob=True)
     assert result.token_id == 0
     assert result.value_ids == (0, 1, 2)
@@ -300,7 +290,7 @@ def test_rows_that_are_no_numbers(spec: LogitsSpec, sampling: dict[str, Any], ca
 
 
 def test_a_single_bad_weight(case: Case) -> None:
-    case.model.weight[77] = math.nan
+    case = case.with_weights([77], math.nan)
     for result in case.finish(*[want(FULL, logprob=True)] * ROWS):
         assert 0 <= result.token_id < 700
         assert result.logprob is not None

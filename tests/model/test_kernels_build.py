@@ -180,5 +180,5 @@ def test_one_missing_kernel_leaves_out_all(tmp_path: Path, monkeypatch: pytest.M
     def refuse(_: Path) -> None:
         raise KernelUnavailableError("not today")
 
-    monkeypatch.setattr(kernels.scan_rows, "load_native", refuse)
+    monkeypatch.setattr(kernels.attend, "load_native", refuse)
     assert load_kernels(tmp_path) is TORCH_KERNELS

@@ -68,46 +68,21 @@ def test_product_is_right(
         torch.testing.assert_close(y.double(), exact, atol=unit * width**0.5, rtol=unit)
 
 
-@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_row_has_the_same_bits_in_every_batch(
-    shape: tuple[int, int], with_bias: bool, wide: bool, dtype: torch.dtype, packed: MakeLinear
+    shape: tuple[int, int], with_bias: bool, dtype: torch.dtype, packed: MakeLinear
 ) -> None:
     width, out = shape
     linear = packed(
         numbers(out, width, dtype=dtype),
         numbers(out, dtype=dtype, seed=1) if with_bias else None,
-        wide=wide,
     )
     x = numbers(512, width, dtype=dtype, seed=2)
     many = linear(x)
     for rows in (*range(1, 71), 255, 256, 257):
         assert torch.equal(linear(x[:rows]), many[:rows]), rows
         assert torch.equal(linear(x[-rows:]), many[-rows:]), rows  # at another place in the batch
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_wide_product_is_not_rounded(
-    shape: tuple[int, int], dtype: torch.dtype, make_linear: MakeLinear
-) -> None:
-    width, out = shape
-    weight, bias = numbers(out, width, dtype=dtype), numbers(out, dtype=dtype, seed=1)
-    x = numbers(37, width, dtype=dtype, seed=2)
-    exact = F.linear(x.double(), weight.double(), bias.double())
-    y = make_linear(weight, bias, wide=True)(x)
-    assert y.dtype == torch.float32
-    torch.testing.assert_close(y.double(), exact, atol=2**-17 * width**0.5, rtol=2**-17)
-
-
-def test_large_results_are_the_same_bits(dtype: torch.dtype, native_kernels: Kernels) -> None:
-    """They are stored past the caches, which small ones are not."""
-    linear = native_kernels.linear(numbers(50_000, 64, dtype=dtype), None, wide=True)
-    x = numbers(120, 64, dtype=dtype)
-    many = linear(x)
-    assert many.nbytes > 1 << 24
-    for row in (0, 59, 119):
-        assert torch.equal(linear(x[row : row + 1])[0], many[row])
 
 
 def test_number_of_threads_changes_no_bit(dtype: torch.dtype, native_kernels: Kernels) -> None:

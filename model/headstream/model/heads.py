@@ -14,11 +14,11 @@ from torch import Tensor
 from headstream.model import sampler
 from headstream.model.batch import RowRequest, RowResult
 from headstream.model.families.base import Model
-from headstream.model.kernels.scan_rows import RowScan, ScanRows
+from headstream.model.kernels.unembed import LogitRows
 from headstream.model.outputs import LogitsSpec
 
 LEADING = 64
-"""Entries of each row that are found in the one pass over it."""
+"""Entries of each row that are found while it is made."""
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -27,46 +27,56 @@ TORCH_DTYPES = {
 }
 
 
-def finish_rows(
-    model: Model, resid: Tensor, requests: tuple[RowRequest, ...], scan_rows: ScanRows
-) -> list[RowResult]:
-    """Logits, tokens and whatever else was asked for of rows ``resid`` [R, d]."""
-    logits = model.unembed(model.final_norm(resid))  # [R, V]
-    scan = scan_rows(logits, min(LEADING, logits.shape[1]))
-    largest: list[int] = scan.ids[:, 0].tolist()
+def finish_rows(model: Model, resid: Tensor, requests: tuple[RowRequest, ...]) -> list[RowResult]:
+    """Logits, tokens and whatever else was asked for of rows ``resid`` [R, d].
+
+    A row of logits is kept where its largest entries do not answer the request.
+    """
+    keep = [index for index, request in enumerate(requests) if _wants_whole_row(request)]
+    normed = model.final_norm(resid)  # [R, d]
+    found = model.unembed.look_through(normed, keep=keep, count=LEADING)
+    kept = dict(zip(keep, found.kept, strict=True))
+    largest: list[int] = found.ids[:, 0].tolist()
     return [
-        _finish_row(_Row(logits, scan, index), largest[index], request)
+        _finish_row(_Row(found, kept.get(index), index), largest[index], request)
         for index, request in enumerate(requests)
     ]
 
 
+def _wants_whole_row(request: RowRequest) -> bool:
+    spec = request.logits
+    leading = spec.mode == "none" or (spec.mode == "top" and spec.top_k <= LEADING)
+    return not (leading and request.sampling.greedy and request.sampling.plain)
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of logits, and what its scan found; cut out where it is wanted."""
+    """One row of logits: what was found in all of them, and the row itself where it was kept."""
 
-    all_logits: Tensor  # float32 [R, V]
-    scan: RowScan  # of all rows
+    found: LogitRows  # of R rows
+    kept: Tensor | None  # float32 [V]
     index: int
 
     @property
     def logits(self) -> Tensor:
         """float32 [V]."""
-        return self.all_logits[self.index]
+        assert self.kept is not None
+        return self.kept
 
     @property
     def log_total(self) -> Tensor:
         """float32 []."""
-        return self.scan.log_totals[self.index]
+        return self.found.log_totals[self.index]
 
 
 def _finish_row(row: _Row, largest: int, request: RowRequest) -> RowResult:
     params = request.sampling
-    token_id = largest
-    if not (params.greedy and params.plain):
+    if params.greedy and params.plain:
+        token_id, logit = largest, row.found.values[row.index, 0]
+    else:
         token_id = sampler.choose(row.logits.cpu(), request)
-    logprob = None
-    if request.logprob:
-        logprob = float(row.logits[token_id]) - float(row.log_total)
+        logit = row.logits[token_id]
+    logprob = float(logit) - float(row.log_total) if request.logprob else None
     values, value_ids = _select(row, request.logits)
     return RowResult(token_id, logprob, values, value_ids)
 
@@ -80,7 +90,7 @@ def _select(row: _Row, spec: LogitsSpec) -> tuple[Tensor | None, tuple[int, ...]
         if spec.top_k > LEADING:
             values, ids = row.logits.topk(min(spec.top_k, len(row.logits)))
         else:
-            values, ids = (found[row.index, : spec.top_k] for found in row.scan[:2])
+            values, ids = (column[row.index, : spec.top_k] for column in row.found[:2])
         value_ids = tuple(ids.tolist())
     elif spec.mode == "full":
         values = row.logits

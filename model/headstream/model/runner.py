@@ -63,7 +63,7 @@ class Runner:
         rows: Sequence[RowResult] = ()
         if batch.heads:
             wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
-            rows = finish_rows(self.model, wanted, batch.heads, self._kernels.scan_rows)
+            rows = finish_rows(self.model, wanted, batch.heads)
         return StepOutput(tuple(rows), {layer: kept.cpu() for layer, kept in taps.rows.items()})
 
     @torch.inference_mode()

@@ -9,12 +9,14 @@ from torch import Tensor
 from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
+from headstream.model.layers.unembedding import Unembedding
 
 
 class Model(Protocol):
     """A decoder: static embeddings, a residual stream that layers add to, an unembedding."""
 
     config: ModelConfig
+    unembed: Unembedding  # of rows behind the final norm
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
         """Rows of E [n, d] for ``input_ids`` int64 [n], scaled as the layers see them."""
@@ -30,8 +32,4 @@ class Model(Protocol):
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """The final norm of rows [R, d] -> [R, d]."""
-        ...
-
-    def unembed(self, rows: Tensor) -> Tensor:
-        """Normed rows [R, d] -> logits float32 [R, V]."""
         ...

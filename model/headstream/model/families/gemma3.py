@@ -40,7 +40,7 @@ class Gemma3Model:
         ]
         self._norm = _gain(config, weights, "norm", config.d_model)
         self._rms_norm = kernels.rms_norm
-        self._unembed = Unembedding.take(config, weights, self._embed, kernels)
+        self.unembed = Unembedding.take(config, weights, self._embed, kernels)
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
         """Rows of E [n, d] for ``input_ids`` int64 [n], scaled by sqrt(d)."""
@@ -58,10 +58,6 @@ class Gemma3Model:
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""
         return self._rms_norm(resid, self._norm)
-
-    def unembed(self, rows: Tensor) -> Tensor:
-        """Normed rows [R, d] -> logits float32 [R, V]."""
-        return self._unembed(rows)
 
 
 class Gemma3Layer:

@@ -34,7 +34,7 @@ class GPT2Model:
             GPT2Layer(config, index, weights, kernels) for index in range(config.n_layers)
         ]
         self._norm = _norm(config, weights, "ln_f")
-        self._unembed = Unembedding.take(config, weights, self._embed, kernels)
+        self.unembed = Unembedding.take(config, weights, self._embed, kernels)
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
         """Rows of E [n, d] for ``input_ids`` int64 [n], without positions."""
@@ -52,10 +52,6 @@ class GPT2Model:
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""
         return self._norm(resid)
-
-    def unembed(self, rows: Tensor) -> Tensor:
-        """Normed rows [R, d] -> logits float32 [R, V]."""
-        return self._unembed(rows)
 
 
 class GPT2Layer:

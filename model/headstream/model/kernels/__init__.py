@@ -10,14 +10,15 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstream.model.kernels import attend, gate, linear, norm, scan_rows, turn_heads
+from headstream.model.kernels import attend, gate, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.gate import Gate
 from headstream.model.kernels.linear import MakeGated, MakeLinear, NativeLinear
 from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
-from headstream.model.kernels.scan_rows import ScanRows
+from headstream.model.kernels.panels import PackPanels
 from headstream.model.kernels.turn_heads import TurnHeads
+from headstream.model.kernels.unembed import MakeUnembed, NativeUnembed
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Kernels:
     add_norm: AddNorm
     turn_heads: TurnHeads
     gate: Gate
-    scan_rows: ScanRows
+    unembed: MakeUnembed
     attend: AttendKernel | None  # None: the attention backends of torch
 
 
@@ -47,7 +48,7 @@ TORCH_KERNELS = Kernels(
     add_norm=norm.add_norm_torch,
     turn_heads=turn_heads.turn_heads_torch,
     gate=gate.gate_torch,
-    scan_rows=scan_rows.scan_rows_torch,
+    unembed=unembed.make_unembed_torch,
     attend=None,
 )
 
@@ -56,7 +57,8 @@ def load_kernels(cache_dir: Path) -> Kernels:
     """The native kernels, compiled into ``cache_dir``, or their torch twins."""
     try:
         native_gate = gate.load_native(cache_dir)
-        linears, norms = NativeLinear(cache_dir, native_gate), NativeNorm(cache_dir)
+        pack = PackPanels(cache_dir)
+        linears, norms = NativeLinear(cache_dir, pack, native_gate), NativeNorm(cache_dir)
         return Kernels(
             name="native",
             linear=linears.linear,
@@ -66,7 +68,7 @@ def load_kernels(cache_dir: Path) -> Kernels:
             add_norm=norms.add_norm,
             turn_heads=turn_heads.load_native(cache_dir),
             gate=native_gate,
-            scan_rows=scan_rows.load_native(cache_dir),
+            unembed=NativeUnembed(cache_dir, pack),
             attend=attend.load_native(cache_dir),
         )
     except KernelUnavailableError as error:

@@ -5,61 +5,34 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from headstream.model.kernels import build, onednn
 from headstream.model.kernels.gate import Gate, activation_number, gate_torch
 from headstream.model.kernels.library import Function, check, function, functions, pointer
+from headstream.model.kernels.panels import LANES, PackPanels
 from headstream.model.layers.linear import LinearWeights
 
 Linear = Callable[[Tensor], Tensor]
 """x [M, K] -> [M, out]; owns its weight, packed for the device."""
 
-_LANES = 16  # columns of a panel, as in tile.h
 _ARGUMENTS = "ppppiiii"  # of all products in linear.cpp
 
+MakeLinear = Callable[[Tensor, Tensor | None], Linear]
+"""The device's way of packing weight [out, K] and bias [out]."""
 
 MakeGated = Callable[[LinearWeights, LinearWeights, str], Linear]
 """(gate, up, activation): x [M, K] -> activation(gate(x)) * up(x) [M, f]; both have a bias or
 none."""
 
 
-class MakeLinear(Protocol):
-    """The device's way of packing a linear."""
-
-    def __call__(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
-        """Pack ``weight`` [out, K] and ``bias`` [out].
-
-        A wide linear returns float32 whatever the weights' dtype: sums that are not rounded.
-        """
-        ...
-
-
-def make_linear_torch(weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+def make_linear_torch(weight: Tensor, bias: Tensor | None) -> Linear:
     """The twin of the native linear, from what torch has: oneDNN's packed weights or F.linear."""
-    if wide and weight.dtype != torch.float32:
-        return _wide(weight, bias)
     if weight.device.type == "cpu" and onednn.works(weight.dtype):
         return onednn.PackedLinear(weight, bias)
     return functools.partial(F.linear, weight=weight, bias=bias)
-
-
-def _wide(weight: Tensor, bias: Tensor | None) -> Linear:
-    """A float32 product of narrower weights: on CPU the weight is widened for it."""
-    if weight.device.type == "cuda":
-        wide_bias = None if bias is None else bias.float()
-        return functools.partial(_wide_cuda, weight=weight, bias=wide_bias)
-    linear = make_linear_torch(weight.float(), None if bias is None else bias.float())
-    return lambda x: linear(x.float())
-
-
-def _wide_cuda(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product = torch.mm(x, weight.t(), out_dtype=torch.float32)
-    return product if bias is None else product + bias
 
 
 def make_gated_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
@@ -79,30 +52,24 @@ def compose_gated(
 class NativeLinear:
     """The compiled linears."""
 
-    def __init__(self, cache_dir: Path, gate: Gate) -> None:
+    def __init__(self, cache_dir: Path, pack: PackPanels, gate: Gate) -> None:
         """``gate``: for gated products of a shape that the fused kernel does not take.
 
         Raises:
             KernelUnavailableError: they cannot be built here; use the twins.
         """
         library = build.load("linear", cache_dir)
+        self._pack = pack
         self._gate = gate
-        self._pack = functions(library, "pack", "piip")
         self._linear = functions(library, "linear", _ARGUMENTS)
-        self._wide = {
-            torch.float32: self._linear[torch.float32],
-            torch.bfloat16: function(library, "linear_bfloat16_float32", _ARGUMENTS),
-        }
         self._gated = functions(library, "gated", "i" + _ARGUMENTS)
         self._gated_columns = function(library, "gated_columns", "")()
 
-    def linear(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """A ``MakeLinear``."""
-        if weight.shape[1] % 2 or (not wide and onednn.has_amx(weight.dtype)):
-            return make_linear_torch(weight, bias, wide=wide)
-        kernel = (self._wide if wide else self._linear)[weight.dtype]
-        out_dtype = torch.float32 if wide else weight.dtype
-        return self._packed(kernel, weight, bias, weight.shape[0], out_dtype)
+        if weight.shape[1] % 2 or onednn.has_amx(weight.dtype):
+            return make_linear_torch(weight, bias)
+        return self._packed(self._linear[weight.dtype], weight, bias, weight.shape[0])
 
     def gated(self, gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
         """A ``MakeGated``."""
@@ -117,29 +84,19 @@ class NativeLinear:
         if bias is not None:
             bias = bias.view(2, -1, half).transpose(0, 1).flatten()
         kernel = functools.partial(self._gated[dtype], activation_number(activation))
-        return self._packed(kernel, weight, bias, columns, dtype)
+        return self._packed(kernel, weight, bias, columns)
 
-    def _packed(
-        self,
-        kernel: Function,
-        weight: Tensor,
-        bias: Tensor | None,
-        out: int,
-        out_dtype: torch.dtype,
-    ) -> Linear:
+    def _packed(self, kernel: Function, weight: Tensor, bias: Tensor | None, out: int) -> Linear:
         """``kernel`` over the packed weight, as x [M, K] -> [M, out]."""
         columns, depth = weight.shape
-        vectors = -(-columns // _LANES)
-        panels = weight.new_empty(vectors, depth, _LANES)
-        weight = weight.contiguous()
-        self._pack[weight.dtype](weight.data_ptr(), columns, depth, panels.data_ptr())
+        panels = self._pack(weight)
         if bias is not None:
-            bias = F.pad(bias.float(), (0, vectors * _LANES - columns))
+            bias = F.pad(bias.float(), (0, len(panels) * LANES - columns))
 
         def linear(x: Tensor) -> Tensor:
             if x.stride(1) != 1:
                 x = x.contiguous()
-            y = torch.empty(x.shape[0], out, dtype=out_dtype)
+            y = x.new_empty(x.shape[0], out)
             status = kernel(
                 x.data_ptr(),
                 panels.data_ptr(),

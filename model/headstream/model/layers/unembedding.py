@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from headstream.model.config import ModelConfig
 from headstream.model.errors import CheckpointError
 from headstream.model.kernels import Kernels
+from headstream.model.kernels.unembed import LogitRows
 from headstream.model.layers.embedding import Embedding
 from headstream.model.weights import Weights
 
 
 class Unembedding:
-    """U [V, d]: rows [R, d] -> logits float32 [R, V].
+    """U [V, d]: rows [R, d] -> logits float32 [R, V], or what is found in them.
 
     Sums are never rounded to the weights' dtype: bfloat16 logits tie and misorder (2.8% of the
     largest tokens flip by that rounding alone: ARCHITECTURE.md).
     """
 
     def __init__(self, weight: Tensor, softcap: float | None, kernels: Kernels) -> None:
-        self._linear = kernels.linear(weight, None, wide=True)
-        self._softcap = softcap
+        self.d_vocab = weight.shape[0]
+        self._unembed = kernels.unembed(weight, softcap)
 
     @classmethod
     def take(
@@ -46,7 +49,10 @@ class Unembedding:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Normed rows [R, d] -> logits float32 [R, V]."""
-        logits = self._linear(rows)
-        if self._softcap is None:
-            return logits
-        return torch.tanh(logits / self._softcap) * self._softcap
+        return self.look_through(rows, keep=range(len(rows)), count=1).kept
+
+    def look_through(
+        self, rows: Tensor, *, keep: Sequence[int], count: int, targets: Tensor | None = None
+    ) -> LogitRows:
+        """What is found in the logits of normed rows [R, d]; see :class:`Unembed`."""
+        return self._unembed(rows, min(count, self.d_vocab), keep, targets)
