@@ -45,7 +45,7 @@ class PackedStep:
     def start(self) -> None:
         import msgspec
 
-        from headstream.model.device import tune_allocator
+        from headstream.model.allocator import tune_allocator
         from headstream.server.engine.build import build
         from headstream.server.engine.config import EngineConfig
         from headstream.server.engine.core import EngineCore

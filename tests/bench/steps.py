@@ -113,7 +113,7 @@ class Steps:
     def start(self) -> None:
         import msgspec
 
-        from headstream.model.device import tune_allocator
+        from headstream.model.allocator import tune_allocator
         from headstream.server.engine.build import build
         from headstream.server.engine.config import EngineConfig
 

@@ -106,6 +106,19 @@ def test_rows(tmp_path: Path) -> None:
     assert "4 x 256" in text
 
 
+def test_transport(tmp_path: Path) -> None:
+    result, text = run_script(
+        "transport.py",
+        *("--streams", "2", "--rows", "3", "--rounds", "1", "--threads", "1"),
+        *("--cache-dir", tmp_path / "cache"),
+        out=tmp_path / "out.json",
+    )
+    for name in ("raw", "served"):
+        assert result["received_bytes"][name] == 2 * 3 * (1 << 20)
+        assert result["megabytes_per_second"][name]["median"] > 0
+    assert "served / raw" in text
+
+
 def test_a_contender_that_fails_is_told(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, BENCH / "bench.py", "--quick", "--model", tmp_path / "none"],

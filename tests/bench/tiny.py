@@ -9,8 +9,13 @@ from bench.data import english_text
 D_VOCAB = 512
 
 
-def save_tiny_model(directory: Path, max_model_len: int) -> Path:
-    """A Gemma 3 with both layer types and a byte-level tokenizer of 512 tokens."""
+def save_tiny_model(
+    directory: Path, max_model_len: int, *, d_vocab: int = D_VOCAB, d_model: int = 64
+) -> Path:
+    """A Gemma 3 with both layer types and a byte-level tokenizer of 512 tokens.
+
+    With a larger ``d_vocab`` a row of logits is long although the model is small.
+    """
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,8 +34,8 @@ def save_tiny_model(directory: Path, max_model_len: int) -> Path:
     tokenizer.save(str(directory / "tokenizer.json"))
     torch.manual_seed(7)
     config = transformers.Gemma3TextConfig(
-        vocab_size=D_VOCAB,
-        hidden_size=64,
+        vocab_size=d_vocab,
+        hidden_size=d_model,
         intermediate_size=128,
         num_hidden_layers=3,
         num_attention_heads=4,

@@ -87,7 +87,7 @@ def test_bytes(dtype: torch.dtype) -> None:
 UNTOUCHED = """
 import psutil, torch
 from attention_reference import attention_spec, model_config
-from headstream.model.device import tune_allocator
+from headstream.model.allocator import tune_allocator
 from headstream.model.kv_cache import KVCache
 
 if {tuned}:

@@ -1,15 +1,11 @@
-"""The machine below: device, dtype, threads and the allocator."""
+"""The machine below: device and dtype."""
 
 from __future__ import annotations
-
-import ctypes
 
 import torch
 
 from headstream.model.errors import ModelError
 from headstream.model.kernels.onednn import bf16_is_fast
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,18 +31,3 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "float32" and device.type == "cuda":
         raise ModelError("dtype float32 is not served on cuda: its attention kernels are 16-bit")
     return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def tune_allocator() -> None:
-    """Keep freed memory for the next step instead of returning it page by page.
-
-    Large temporaries would otherwise be mapped and faulted in anew every step: 15 to 50% of a big
-    step. glibc only; elsewhere nothing happens.
-    """
-    libc = ctypes.CDLL(None)
-    mallopt = getattr(libc, "mallopt", None)
-    if mallopt is None:
-        return
-    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_TOP_PAD, 64 << 20)

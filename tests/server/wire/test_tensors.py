@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headstream.server.engine.stream import WireTensor
-from headstream.server.wire.tensors import CHUNK_BYTES, VectorDtype, cut_bytes, cut_rows, to_message
+from headstream.server.wire.tensors import CHUNK_BYTES, VectorDtype, cut_bytes, cut_rows, put_tensor
 from headstream.server.wire.tensors import vector_bytes as size_of
 from headstream.v1 import tensor_pb2
 
@@ -38,7 +38,8 @@ def test_no_rows_no_chunks() -> None:
 
 
 def test_message() -> None:
-    message = to_message(WireTensor("bfloat16", (1, 2), b"abcd"))
+    message = tensor_pb2.Tensor()
+    put_tensor(message, WireTensor("bfloat16", (1, 2), b"abcd"))
     assert message == tensor_pb2.Tensor(
         dtype=tensor_pb2.DATA_TYPE_BFLOAT16, shape=[1, 2], data=b"abcd"
     )

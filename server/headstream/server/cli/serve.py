@@ -20,6 +20,8 @@ Serve models over gRPC until Ctrl-C or SIGTERM.
 The settings below are flags, HEADSTREAM_* variables and keys of the file alike.
 """
 
+_KEPT_BYTES = 256 << 20  # of freed messages: tens of full logit rows under way
+
 
 def serve(
     context: typer.Context,
@@ -32,12 +34,14 @@ def serve(
         typer.echo(_HELP)
     import uvloop
 
+    from headstream.model.allocator import tune_allocator
     from headstream.server.cli.watch import EventWatcher, TerminalWatcher
     from headstream.server.config_sources import load_settings
     from headstream.server.errors import ConfigError, EngineStartError
     from headstream.server.front import serve as serve_front
     from headstream.server.logs import configure_logs
 
+    tune_allocator(_KEPT_BYTES)
     try:
         settings = load_settings(context.args, config)
         configure_logs(settings, cast("TextIO", _CurrentStderr()))

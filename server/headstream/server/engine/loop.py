@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
+from headstream.model.allocator import tune_allocator
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.messages import (
     Failed,
@@ -83,8 +84,6 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
 
 def main() -> None:
     """The process: ``python -m headstream.server.engine.loop CONFIG_JSON ADDRESS``."""
-    from headstream.model.device import tune_allocator  # noqa: PLC0415 - torch, in the child only
-
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     parent = os.getppid()
     tune_allocator()

@@ -18,7 +18,7 @@ from headstream.server.wire.fields import check_count, refuse_interventions
 from headstream.server.wire.inputs import TextInput, check_length, parse_input
 from headstream.server.wire.layers import FINAL, resolve_layers
 from headstream.server.wire.model import to_fingerprint
-from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, to_message
+from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
 from headstream.server.wire.tokens import to_table
 from headstream.v1 import embeddings_service_pb2 as pb
 from headstream.v1 import embeddings_service_pb2_grpc, types_pb2
@@ -95,12 +95,11 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
                         counter = self._metrics.reply_bytes.labels(model.name, "rows")
                         counter.inc(len(rows.values.data))
                         for first, part in cut_rows(rows.values):
-                            chunk = pb.EmbedTokensChunk(
-                                layer_index=layers.index(rows.layer),
-                                start=rows.start + first,
-                                rows=to_message(part),
-                            )
-                            yield pb.EmbedTokensResponse(chunk=chunk)
+                            reply = pb.EmbedTokensResponse()
+                            reply.chunk.layer_index = layers.index(rows.layer)
+                            reply.chunk.start = rows.start + first
+                            put_tensor(reply.chunk.rows, part)
+                            yield reply
                 end = pb.EmbedTokensEnd(usage=call.usage(), timings=call.timings())
                 yield pb.EmbedTokensResponse(end=end)
 
@@ -121,8 +120,9 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         check_message(num_bytes, model.limits, "the rows of the reply")
         rows = await model.handle.lookup(tokens.ids, dtype)
         self._metrics.reply_bytes.labels(model.name, "lookups").inc(num_bytes)
-        return pb.LookupEmbeddingsResponse(
+        reply = pb.LookupEmbeddingsResponse(
             tokens=types_pb2.TokenIds(ids=tokens.ids),
-            rows=to_message(rows),
             fingerprint=to_fingerprint(model.name, model.ready),
         )
+        put_tensor(reply.rows, rows)
+        return reply

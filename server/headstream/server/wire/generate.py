@@ -12,9 +12,9 @@ from headstream.server.wire.budget import check_budget, check_message, generate_
 from headstream.server.wire.fields import refuse_interventions
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
-from headstream.server.wire.logits import parse_logits, to_logits
+from headstream.server.wire.logits import parse_logits, put_logits
 from headstream.server.wire.sampling import StopRules, parse_sampling, parse_stop
-from headstream.server.wire.tensors import ITEM_BYTES, cut_bytes, parse_float_dtype, to_message
+from headstream.server.wire.tensors import ITEM_BYTES, cut_bytes, parse_float_dtype, put_tensor
 from headstream.v1 import logits_service_pb2 as pb
 
 
@@ -69,17 +69,20 @@ def _parse_rows(message: pb.GeneratedEmbeddings, limits: Limits) -> RowsSpec:
 
 def step_events(token: TokenEvent, text: str) -> Iterator[pb.GenerateResponse]:
     """A step, and the chunks of its logits where they are large."""
-    logits, chunks = to_logits(token)
-    step = pb.GenerateStep(
-        index=token.index, token_id=token.token_id, text=text, logits=logits, chunks=chunks
-    )
+    reply = pb.GenerateResponse()
+    step = reply.step
+    step.index, step.token_id, step.text = token.index, token.token_id, text
     if token.logprob is not None:
         step.logprob = token.logprob
-    yield pb.GenerateResponse(step=step)
-    if chunks and token.logits is not None:
+    if token.logits is not None:
+        step.chunks = put_logits(step.logits, token.logits, token.logits_ids)
+    yield reply
+    if step.chunks and token.logits is not None:
         for offset, data in cut_bytes(token.logits.data):
-            chunk = pb.GenerateChunk(index=token.index, offset=offset, data=data)
-            yield pb.GenerateResponse(chunk=chunk)
+            reply = pb.GenerateResponse()
+            chunk = reply.chunk
+            chunk.index, chunk.offset, chunk.data = token.index, offset, data
+            yield reply
 
 
 class TokenVectors:
@@ -107,5 +110,7 @@ class TokenVectors:
             del self._rows[index]
             self.sent = index + 1
             vectors = WireTensor(event.values.dtype, (len(self._layers), d_model), data)
-            embedding = pb.GenerateEmbedding(index=index, vectors=to_message(vectors))
-            yield pb.GenerateResponse(embedding=embedding)
+            reply = pb.GenerateResponse()
+            reply.embedding.index = index
+            put_tensor(reply.embedding.vectors, vectors)
+            yield reply

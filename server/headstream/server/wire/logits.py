@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headstream.model.outputs import LogitsSpec
-from headstream.server.engine.stream import TokenEvent
+from headstream.server.engine.stream import WireTensor
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.fields import (
@@ -15,8 +17,7 @@ from headstream.server.wire.fields import (
 from headstream.server.wire.tensors import (
     CHUNK_BYTES,
     parse_float_dtype,
-    to_message,
-    without_data,
+    put_tensor,
 )
 from headstream.v1 import logits_service_pb2 as pb
 
@@ -49,13 +50,13 @@ def parse_logits(field: str, options: pb.LogitsOptions, limits: Limits) -> Logit
             raise InvalidRequest(f"{field}.mode", "unknown value")
 
 
-def to_logits(token: TokenEvent) -> tuple[pb.Logits | None, int]:
-    """The logits of a step, and the number of chunks their bytes come in (0: none)."""
-    tensor = token.logits
-    if tensor is None:
-        return None, 0
+def put_logits(into: pb.Logits, tensor: WireTensor, token_ids: Sequence[int]) -> int:
+    """Write the logits of a row into a message.
+
+    Returns the number of chunks that their bytes come in; 0: they are in the message.
+    """
     size = len(tensor.data)
-    if size <= CHUNK_BYTES:
-        return pb.Logits(values=to_message(tensor), token_ids=token.logits_ids), 0
-    chunks = -(-size // CHUNK_BYTES)
-    return pb.Logits(values=without_data(tensor), token_ids=token.logits_ids), chunks
+    chunks = 0 if size <= CHUNK_BYTES else -(-size // CHUNK_BYTES)
+    put_tensor(into.values, tensor, data=not chunks)
+    into.token_ids.extend(token_ids)
+    return chunks

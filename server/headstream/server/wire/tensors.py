@@ -66,14 +66,16 @@ def make_tensor(dtype: VectorDtype, shape: tuple[int, ...], data: bytes) -> tens
     return tensor_pb2.Tensor(dtype=_TO_PROTO[dtype], shape=shape, data=data)
 
 
-def to_message(tensor: WireTensor) -> tensor_pb2.Tensor:
-    """The message of a tensor from the engine."""
-    return make_tensor(tensor.dtype, tensor.shape, tensor.data)
+def put_tensor(into: tensor_pb2.Tensor, tensor: WireTensor, *, data: bool = True) -> None:
+    """Write a tensor from the engine into its place in a message.
 
-
-def without_data(tensor: WireTensor) -> tensor_pb2.Tensor:
-    """The same, for a tensor whose bytes come in chunks."""
-    return make_tensor(tensor.dtype, tensor.shape, b"")
+    Without ``data`` its bytes come in chunks. In its place, because a message that is given to the
+    constructor of another is copied, and so again on every level.
+    """
+    into.dtype = _TO_PROTO[tensor.dtype]
+    into.shape.extend(tensor.shape)
+    if data:
+        into.data = tensor.data
 
 
 def cut_bytes(data: bytes) -> Iterator[tuple[int, bytes]]:
