@@ -61,6 +61,7 @@ class News:
 
     token_ids: list[int] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    logit_rows: list[tuple[int, bytes]] = field(default_factory=list)  # of a branch: position, row
     rows: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (layer, position) -> row
     vectors: bytes | None = None
     finish: str | None = None
@@ -113,6 +114,7 @@ class Trace:
                 key = (rows.layer, rows.start + i)
                 assert key not in news.rows, "a row was sent twice"
                 news.rows[key] = data[i * width : (i + 1) * width]
+        news.logit_rows += [(row.position, frames[row.values.index]) for row in delta.logit_rows]
         if delta.vectors is not None:
             news.vectors = frames[delta.vectors.index]
         news.finish, news.error = delta.finish, delta.error
