@@ -52,7 +52,6 @@ def forward_oracle(directory: Path, cache_dir: Path, **settings: Any) -> Oracle:
     return rows
 
 
-
 class Driver:
     """Random moves on random branches."""
 
@@ -62,7 +61,7 @@ class Driver:
         self.rng = random.Random(seed)
         self.longest = longest
         self.branches: list[Branch] = []
-        self.rows = 0
+        self.rows = self.moves = 0
 
     def open(self) -> None:
         length = self.rng.choice([1, 3, 31, 32, 33, 100, 256, 300])
@@ -106,7 +105,7 @@ class Driver:
         self.check(branch)
 
     def check(self, branch: Branch) -> None:
-        assert self.trace.news[branch.id].logit_rows == branch.expected
+        assert self.trace.news[branch.id].logit_rows == branch.expected, "other rows came"
         self.rows += len(branch.expected)
 
     def move(self) -> None:
@@ -118,9 +117,13 @@ class Driver:
         count = self.rng.randint(1, len(self.branches))
         for branch in self.rng.sample(self.branches, count):
             self.rng.choice(moves)(branch)
+            self.moves += 1
         self.trace.run()
 
-    def finish(self) -> None:
+    def play(self, rounds: int) -> None:
+        """Random moves, then the end of all branches."""
+        for _ in range(rounds):
+            self.move()
         for branch in self.branches[:]:
             self.close(branch)
         self.trace.scheduler.check_integrity()
@@ -138,9 +141,8 @@ def test_a_thousand_random_moves_give_the_bits_of_a_fresh_forward(
     block_bytes = Trace(tiny_gemma, cache_dir, dtype=dtype).block_bytes
     trace = Trace(tiny_gemma, cache_dir, dtype=dtype, kv_cache_bytes=blocks * block_bytes)
     driver = Driver(trace, oracle, seed=blocks)
-    for _ in range(250):
-        driver.move()
-    driver.finish()
+    driver.play(250)
+    assert driver.moves > 1000
     assert driver.rows > 3000
     assert (trace.scheduler.preemptions > 50) == (blocks == 24)
 
@@ -150,9 +152,6 @@ def test_without_copy_on_write_the_bits_differ(
 ) -> None:
     """Negative control."""
     monkeypatch.setattr(Branches, "shares_last_block", lambda *_: False)
-    driver = Driver(
-        Trace(tiny_gemma, cache_dir), forward_oracle(tiny_gemma, cache_dir), seed=200
-    )
-    with pytest.raises(AssertionError):
-        for _ in range(250):
-            driver.move()
+    driver = Driver(Trace(tiny_gemma, cache_dir), forward_oracle(tiny_gemma, cache_dir), seed=200)
+    with pytest.raises(AssertionError, match="other rows"):
+        driver.play(250)

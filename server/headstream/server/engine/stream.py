@@ -68,7 +68,8 @@ class Event:
     @property
     def num_bytes(self) -> int:
         """Bytes of tensors it holds."""
-        tensors = [rows.values for rows in (*self.rows, *self.logit_rows)]
+        tensors = [rows.values for rows in self.rows]
+        tensors += [row.values for row in self.logit_rows]
         if self.vectors is not None:
             tensors.append(self.vectors)
         if self.token is not None and self.token.logits is not None:
