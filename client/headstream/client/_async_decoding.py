@@ -56,9 +56,13 @@ class AsyncDecodeCall:
         return await future
 
     async def close(self) -> None:
-        """End the session on the server, if it still lasts."""
-        self._end(ValueError("the session is closed"))
-        self._reader.cancel()
+        """End the session on the server, well if all its moves are answered."""
+        closed = ValueError("the session is closed")
+        if self._waiting or self._failure is not None:
+            self._end(closed)
+        self._failure = closed
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read(self) -> None:

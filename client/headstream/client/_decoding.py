@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
+from collections import deque
 from typing import TYPE_CHECKING, Self, cast
 
 import grpc
@@ -60,10 +62,10 @@ class DecodeCall:
             try:
                 complete = self._answers.feed(next(self._call))
             except StopIteration:
-                self.close()
+                self.cancel()
                 raise _status.unfinished(self._answers.num_complete) from None
             except grpc.RpcError as error:
-                self.close()
+                self.cancel()
                 failed = cast("_status.FailedCall", error)
                 raise _status.from_call(failed, self._answers.num_complete or None) from error
             if complete is not None:
@@ -75,14 +77,24 @@ class DecodeCall:
         return self.wait(self.send(move))
 
     def close(self) -> None:
-        """End the session on the server, if it still lasts."""
+        """End the session on the server, well if all its moves are answered."""
+        if self._over or self._answers.num_complete < self._next_id:
+            self.cancel()
+            return
+        self._over = True
+        self._moves.put(None)
+        with contextlib.suppress(grpc.RpcError):
+            deque(self._call, maxlen=0)  # nothing comes but the end
+
+    def cancel(self) -> None:
+        """End the session at once, if it still lasts."""
         if not self._over:
             self._over = True
             self._call.cancel()
             self._moves.put(None)
 
     def __del__(self) -> None:
-        self.close()
+        self.cancel()
 
 
 class Branch(BranchState[RowsT]):
