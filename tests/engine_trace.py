@@ -17,7 +17,7 @@ from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
-from headstream.server.engine.messages import Delta, Frame, FromEngine, StepReport, Submit
+from headstream.server.engine.messages import Delta, Fork, Frame, FromEngine, StepReport, Submit
 from headstream.server.engine.report import Frames
 
 D_VOCAB = 211
@@ -125,6 +125,13 @@ class Trace:
         self.news[sequence_id] = News()
         self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
+
+    def fork(self, branch_id: int) -> int:
+        """Copy a branch; the id of the copy."""
+        twin_id = next(self._ids)
+        self.news[twin_id] = News()
+        self.core.handle(Fork(branch_id, twin_id))
+        return twin_id
 
     def run(self, max_steps: int = 5000) -> None:
         """Step until nothing is left to do, checking the pool on the way."""

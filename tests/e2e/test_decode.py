@@ -56,8 +56,8 @@ def raw(running: Server, moves: Iterable[pb.DecodeRequest]) -> Any:
 
 
 def opening(**fields: Any) -> pb.DecodeRequest:
-    prompt = types_pb2.Input(token_ids=types_pb2.TokenIds(ids=PROMPT))
-    return pb.DecodeRequest(id=100, open=pb.DecodeOpen(**{"prompt": prompt, **fields}))
+    fields.setdefault("prompt", types_pb2.Input(token_ids=types_pb2.TokenIds(ids=PROMPT)))
+    return pb.DecodeRequest(id=100, open=pb.DecodeOpen(**fields))
 
 
 def append(branch: int, *token_ids: int) -> pb.DecodeRequest:

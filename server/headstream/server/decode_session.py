@@ -71,7 +71,7 @@ class DecodeSession:
         self._tokens = SessionTokens(model.sessions, model.limits.max_session_tokens)
         self._numbers = itertools.count()
         self._branches: dict[int, _Branch] = {}  # those that moves may name
-        self._makers: list[asyncio.Task[None]] = []
+        self._makers: set[asyncio.Task[None]] = set()
         # An exception or None ends the session.
         self._outbox: asyncio.Queue[pb.DecodeResponse | BaseException | None] = asyncio.Queue(
             _UNSENT_ANSWERS
@@ -186,7 +186,9 @@ class DecodeSession:
         return twin
 
     def _start(self, branch: _Branch, prompt: tuple[int, ...] = ()) -> None:
-        self._makers.append(self._spawn(self._make_moves(branch, prompt)))
+        maker = self._spawn(self._make_moves(branch, prompt))
+        self._makers.add(maker)
+        maker.add_done_callback(self._makers.discard)
 
     async def _make_moves(self, branch: _Branch, prompt: tuple[int, ...]) -> None:
         """The life of one branch."""

@@ -10,6 +10,7 @@ from headstream.server.engine.branches import Branches
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
+_APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
 
 Schedule = dict[Sequence, int]
@@ -117,18 +118,29 @@ class Scheduler:
         """Choose the rows of the next step and take the blocks they need.
 
         Sequences with one token behind come first, so that a long prompt never stalls them; then
-        prompts under way, in order of arrival; then new ones.
+        what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
         self.branches.start(self._max_num_seqs - self.num_running, self._paused)
-        behind: list[Sequence] = []
         ready: list[Sequence] = []
+        appended: list[Sequence] = []
+        behind: list[Sequence] = []
         for sequence in (*self._running, *self.branches.going):
-            if sequence not in self._paused:
-                (behind if sequence.num_pending > 1 else ready).append(sequence)
+            if sequence in self._paused:
+                continue
+            if sequence.num_pending == 1:
+                ready.append(sequence)
+            else:
+                (appended if sequence.is_appending else behind).append(sequence)
         plan = _Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
         for sequence in ready:
             if self._has_slot(sequence) and self._take_blocks(sequence, 1, plan):
                 plan.add(sequence, 1)
+        left = min(_APPENDED_ROWS, plan.budget - PREFILL_GRID)
+        for sequence in appended:
+            rows = sequence.next_rows(left)
+            if rows and self._has_slot(sequence) and self._take_blocks(sequence, rows, plan):
+                plan.add(sequence, rows)
+                left -= rows
         for sequence in behind:
             if not self._has_slot(sequence):  # preempted just now
                 continue

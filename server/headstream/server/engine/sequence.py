@@ -12,7 +12,7 @@ from headstream.model.outputs import Outputs
 from headstream.server.engine.messages import FinishReason, Submit
 
 MAX_LOGIT_ROWS = 64
-"""Rows of logits that one branch gets in one step: a step's rows are held in memory at once."""
+"""Rows of logits that one branch gets in one step, so that a slow reader can hold it up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +62,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens known but not computed."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_appending(self) -> bool:
+        """Whether what comes next was appended to a branch."""
+        return self.spec.branch and self.num_computed >= self.num_prompt
 
     @property
     def num_skippable(self) -> int:
