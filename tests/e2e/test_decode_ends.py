@@ -28,6 +28,7 @@ KV_BYTES = BLOCKS * 2 * 3 * 32 * 2 * 16 * 4
 def running(tiny_model: Path) -> Generator[Server]:
     """A server with little memory, all of which sessions may hold."""
     flags = ["--kv-cache-bytes", str(KV_BYTES), "--max-all-session-tokens", "1000000"]
+    flags += ["--stalled-stream", "1"]
     with running_server(tiny_model, "--dtype", "float32", *flags) as server:
         yield server
 
@@ -89,6 +90,22 @@ def test_a_client_that_sends_no_more_is_answered_and_forgotten(running: Server) 
     assert [answer.length for answer in stub.Decode(iter(moves))] == [51, 102]
     assert list(stub.Decode(iter([]))) == []
     until(lambda: blocks(running) == 0)
+
+
+def test_who_does_not_read_is_ended(running: Server) -> None:
+    """40 MB of rows are asked for, and none is read: the engine stops early, then all is freed."""
+    prompt = types_pb2.Input(token_ids=types_pb2.TokenIds(ids=PROMPT))
+    append = pb.DecodeRequest(append=pb.DecodeAppend(token_ids=[7] * 60))
+    rollback = pb.DecodeRequest(rollback=pb.DecodeRollback(length=1))
+    moves = [pb.DecodeRequest(open=pb.DecodeOpen(prompt=prompt)), *[append, rollback] * 400]
+    stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
+    before = running.metrics()["step_tokens_sum", "tiny"]
+    call = stub.Decode(iter(moves))
+    until(lambda: blocks(running) > 0)
+    until(lambda: blocks(running) == 0, seconds=10)
+    assert running.metrics()["step_tokens_sum", "tiny"] - before < 60 * 200
+    with pytest.raises(grpc.RpcError, match="not read for 1 s"):
+        list(call)
 
 
 def test_no_thread_is_left_behind(running: Server) -> None:
