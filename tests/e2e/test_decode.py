@@ -164,6 +164,8 @@ async def test_async_branches_move_side_by_side(running: Server, client: Client)
             assert caught.value.field == "rollback.length"
             with pytest.raises(InvalidArgument):  # the session is over
                 await d.append([1])
+            with pytest.raises(ValueError, match="branch is closed"):
+                await d.append([1])
         with pytest.raises(ValueError, match="closed"):
             await d.append([1])
 

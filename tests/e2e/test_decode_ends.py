@@ -108,6 +108,21 @@ def test_who_does_not_read_is_ended(running: Server) -> None:
         list(call)
 
 
+def test_a_session_cancelled_at_any_moment_leaves_nothing(running: Server) -> None:
+    prompt = types_pb2.Input(token_ids=types_pb2.TokenIds(ids=PROMPT))
+    moves = [pb.DecodeRequest(open=pb.DecodeOpen(prompt=prompt))]
+    for branch in range(20):
+        moves.append(pb.DecodeRequest(fork=pb.DecodeFork(branch=branch)))
+        moves.append(pb.DecodeRequest(append=pb.DecodeAppend(branch=branch, token_ids=[7])))
+    stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
+    for i in range(150):
+        call = stub.Decode(iter(moves))
+        time.sleep(i * 2e-4)
+        call.cancel()
+    until(lambda: running.metrics()["requests_open", METHOD] == 0)
+    until(lambda: blocks(running) == 0)
+
+
 def test_no_thread_is_left_behind(running: Server) -> None:
     with Client(running.address) as client:
         client.decode(PROMPT).close()

@@ -92,7 +92,8 @@ class AsyncBranch(BranchState[RowsT]):
     """One line of tokens in a session; `append`, `fork`, `rollback` and look at the `logits`.
 
     As `Branch`. Moves of several branches may be awaited together, with `asyncio.gather`: the
-    model then reads them side by side. Those of one branch are made one after the other.
+    model then reads them side by side. Those of one branch are made one after the other. A branch
+    whose move was cancelled is closed.
     """
 
     def __init__(
@@ -138,7 +139,11 @@ class AsyncBranch(BranchState[RowsT]):
     async def _make(self, move: pb.DecodeRequest) -> Answer:
         if self._closed:
             raise ValueError("the branch is closed")
-        return await self._call.make(move)
+        try:
+            return await self._call.make(move)
+        except BaseException:  # cancelled too: whether the move was made is not known here
+            self._closed = True
+            raise
 
 
 class AsyncDecoding(AsyncBranch[RowsT]):

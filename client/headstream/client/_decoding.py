@@ -154,10 +154,17 @@ class Branch(BranchState[RowsT]):
         return self._call.send(move)
 
     def _make(self, move: pb.DecodeRequest) -> Answer:
-        return self._call.wait(self._send(move))
+        return self._wait(self._send(move))
+
+    def _wait(self, move_id: int) -> Answer:
+        try:
+            return self._call.wait(move_id)
+        except BaseException:  # an interrupt too: whether the move was made is not known here
+            self._closed = True
+            raise
 
     def _take_append(self, token_ids: Sequence[int], move_id: int) -> RowsT:
-        return self._appended(token_ids, self._call.wait(move_id))
+        return self._appended(token_ids, self._wait(move_id))
 
 
 class Decoding(Branch[RowsT]):

@@ -72,6 +72,7 @@ class DecodeSession:
         self._numbers = itertools.count()
         self._branches: dict[int, _Branch] = {}  # those that moves may name
         self._makers: set[asyncio.Task[None]] = set()
+        self._held: set[Branch] = set()  # also those whose maker has not begun
         # An exception or None ends the session.
         self._outbox: asyncio.Queue[pb.DecodeResponse | BaseException | None] = asyncio.Queue(
             _UNSENT_ANSWERS
@@ -98,6 +99,8 @@ class DecodeSession:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for engine in self._held:
+                engine.stream.leave()
             self._tokens.close_all()
 
     def _open(self, prompt: tuple[int, ...]) -> None:
@@ -106,11 +109,10 @@ class DecodeSession:
         self._tokens.append(number, len(prompt))
         self._count_input(len(prompt))
         branch = self._branches[number] = _Branch(number)
-        branch.engine.set_result(
-            self._model.handle.open_branch(
-                prompt, max_tokens=opened.max_tokens, logits=opened.logits
-            )
+        engine = self._model.handle.open_branch(
+            prompt, max_tokens=opened.max_tokens, logits=opened.logits
         )
+        self._hold(branch, engine)
         move = pb.DecodeRequest(id=opened.move_id, open=pb.DecodeOpen())
         branch.moves.put_nowait(_Move(move, len(prompt), num_rows=1))
         self._unanswered += 1
@@ -185,6 +187,10 @@ class DecodeSession:
         self._start(twin)
         return twin
 
+    def _hold(self, branch: _Branch, engine: Branch) -> None:
+        self._held.add(engine)
+        branch.engine.set_result(engine)
+
     def _start(self, branch: _Branch, prompt: tuple[int, ...] = ()) -> None:
         maker = self._spawn(self._make_moves(branch, prompt))
         self._makers.add(maker)
@@ -206,11 +212,12 @@ class DecodeSession:
                         engine.rollback(move.length, row=move.num_rows > 0)
                     case "fork":
                         assert move.twin is not None
-                        move.twin.engine.set_result(engine.fork())
+                        self._hold(move.twin, engine.fork())
                         answer = pb.DecodeResponse(branch=move.twin.number)
                     case _:  # close: the stream is left when no more moves come
                         pass
                 await self._answer(move, answer, events)
+        self._held.discard(engine)
 
     def _opening(self, prompt: tuple[int, ...]) -> pb.DecodeResponse:
         return pb.DecodeResponse(

@@ -118,6 +118,10 @@ class SequenceStream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Free whatever the sequence still holds; a second call does nothing."""
         if not self._finished:
             self._finished = True
             self._on_leave()
