@@ -17,7 +17,7 @@ from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
-from headstream.server.engine.messages import Delta, Frame, FromEngine, StepReport, Submit
+from headstream.server.engine.messages import Delta, Fork, Frame, FromEngine, StepReport, Submit
 from headstream.server.engine.report import Frames
 
 D_VOCAB = 211
@@ -61,6 +61,7 @@ class News:
 
     token_ids: list[int] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    logit_rows: list[tuple[int, bytes]] = field(default_factory=list)  # of a branch: position, row
     rows: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (layer, position) -> row
     vectors: bytes | None = None
     finish: str | None = None
@@ -113,6 +114,7 @@ class Trace:
                 key = (rows.layer, rows.start + i)
                 assert key not in news.rows, "a row was sent twice"
                 news.rows[key] = data[i * width : (i + 1) * width]
+        news.logit_rows += [(row.position, frames[row.values.index]) for row in delta.logit_rows]
         if delta.vectors is not None:
             news.vectors = frames[delta.vectors.index]
         news.finish, news.error = delta.finish, delta.error
@@ -123,6 +125,13 @@ class Trace:
         self.news[sequence_id] = News()
         self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
+
+    def fork(self, branch_id: int) -> int:
+        """Copy a branch; the id of the copy."""
+        twin_id = next(self._ids)
+        self.news[twin_id] = News()
+        self.core.handle(Fork(branch_id, twin_id))
+        return twin_id
 
     def run(self, max_steps: int = 5000) -> None:
         """Step until nothing is left to do, checking the pool on the way."""

@@ -37,6 +37,18 @@ def test_a_slot_is_a_block_and_an_offset() -> None:
         assert pool.count_nonzero() == rows.numel()  # nothing else was written
 
 
+def test_blocks_are_copied_over_all_layers_and_all_are_read_first() -> None:
+    cache = make_cache()
+    for layer in range(3):
+        k, v = torch.randn(2, 20, 2, 8)  # [slots, G, D] each
+        cache.write(layer, k, v, torch.arange(20))
+    before = [pool.clone() for layer in range(3) for pool in cache.layer(layer)]
+    cache.copy_blocks(torch.tensor([1, 4]), torch.tensor([4, 0]))
+    after = [pool for layer in range(3) for pool in cache.layer(layer)]
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(new, old[[4, 1, 2, 3, 1]])
+
+
 def test_layers_do_not_share_memory() -> None:
     cache = make_cache()
     for layer in range(3):

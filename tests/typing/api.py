@@ -9,9 +9,13 @@ from typing import Any, Literal, assert_type
 import numpy as np
 
 from headstream.client import (
+    AsyncBranch,
     AsyncClient,
+    AsyncDecoding,
     AsyncGeneration,
+    Branch,
     Client,
+    Decoding,
     EmbedError,
     Fingerprint,
     Generation,
@@ -93,6 +97,25 @@ def ways_to_say_what(client: Client) -> None:
     client.generate("a", logits="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def decoding(client: Client) -> None:
+    with client.decode("So long and", model="gemma-3-270m", max_tokens=64, timeout=5.0) as d:
+        assert_type(d, Decoding[Array])
+        assert_type(d.logits, Array)
+        assert_type(d.append([1, 2]), Array)
+        assert_type(d.fork(), Branch[Array])
+        assert_type(d.append_many([d.fork(), d], [[1], [2, 3]]), list[Array])
+        d.rollback(2)
+        assert_type(d.length, int)
+        assert_type(d.token_ids, list[int])
+    assert_type(client.decode([2, 5], logits=[7, 8], logprobs=True), Decoding[Array])
+    top = client.decode("a", logits="top", top_logits=3, logits_dtype="float16")
+    assert_type(top, Decoding[TopLogits])
+    assert_type(top.append([1]), TopLogits)
+    with top.fork() as branch:
+        assert_type(branch.logits, TopLogits)
+    client.decode("a", logits="none")  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 def embedding(client: Client) -> None:
     assert_type(client.embed("a"), Array)
     assert_type(client.embed(["a", [1, 2]], pooling="last", layer=3, dtype="int8"), Array)
@@ -141,6 +164,11 @@ async def asynchronous() -> None:
         async for step in generation:
             assert_type(step, Step)
         await generation.aclose()
+        async with client.decode("a", logits="top") as d:
+            assert_type(d, AsyncDecoding[TopLogits])
+            assert_type(await d.append([1]), TopLogits)
+            assert_type(await d.fork(), AsyncBranch[TopLogits])
+            await d.rollback(1)
         assert_type(await client.embed("a"), Array)
         assert_type(await client.embed_tokens("a"), TokenEmbeddings)
         assert_type(await client.models(), list[ModelInfo])

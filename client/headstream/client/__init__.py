@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from headstream.client._async_client import AsyncClient
+from headstream.client._async_decoding import AsyncBranch, AsyncDecoding
 from headstream.client._channel import Tls
 from headstream.client._client import Client
+from headstream.client._decoding import Branch, Decoding
 from headstream.client._errors import (
     Aborted,
     Cancelled,
@@ -42,11 +44,15 @@ from headstream.client._results import (
 
 __all__ = [
     "Aborted",
+    "AsyncBranch",
     "AsyncClient",
+    "AsyncDecoding",
     "AsyncGeneration",
+    "Branch",
     "Cancelled",
     "Client",
     "DeadlineExceeded",
+    "Decoding",
     "EmbedError",
     "ErrorDetails",
     "FailedItem",

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Self
 
 from headstream.client import _replies, _requests
 from headstream.client._async_connection import AsyncConnection
+from headstream.client._async_decoding import AsyncDecoding
 from headstream.client._base import BaseClient
+from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._generation import AsyncGeneration
+from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from headstream.client._channel import Target
     from headstream.client._requests import PoolingName, SpanUnit, Text
     from headstream.client._results import (
-        Array,
         ModelInfo,
         StaticEmbeddings,
         TokenEmbeddings,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class AsyncClient(BaseClient[AsyncGeneration]):
+class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecoding[TopLogits]]):
     """`Client` for asyncio; make it inside the running loop, where its tasks may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.
@@ -195,3 +197,11 @@ class AsyncClient(BaseClient[AsyncGeneration]):
         return AsyncGeneration(
             call, self._rpc.connect, with_embeddings=request.HasField("embeddings")
         )
+
+    def _decode(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> AsyncDecoding[Array]:
+        return AsyncDecoding(lambda: self._rpc.decode(timeout), opening, ARRAYS)
+
+    def _decode_top(
+        self, opening: logits_pb.DecodeOpen, timeout: float | None
+    ) -> AsyncDecoding[TopLogits]:
+        return AsyncDecoding(lambda: self._rpc.decode(timeout), opening, TOP_LOGITS)

@@ -19,6 +19,7 @@ from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
 if TYPE_CHECKING:
     from headstream.client._results import TokenEmbeddings
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+    from headstream.v1 import logits_service_pb2 as logits_pb
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -69,6 +70,18 @@ class AsyncConnection:
         """Begin a call whose answer is a stream. Reading it raises gRPC's own errors."""
         seconds = self._target.stream_timeout if timeout is None else timeout
         return method(request, timeout=seconds, metadata=self._target.metadata)
+
+    async def decode(
+        self, timeout: float | None
+    ) -> grpc.aio.StreamStreamCall[logits_pb.DecodeRequest, logits_pb.DecodeResponse]:
+        """Begin a decoding session. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        await self.connect()
+        seconds = self._target.stream_timeout if timeout is None else timeout
+        return self.logits.Decode(timeout=seconds, metadata=self._target.metadata)
 
     async def embed_tokens(
         self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
 from headstream.client import _channel, _requests
 from headstream.v1 import logits_service_pb2 as logits_pb
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from headstream.client._tensors import FloatType
 
 GenerationT = TypeVar("GenerationT")
+DecodingT = TypeVar("DecodingT")
+TopDecodingT = TypeVar("TopDecodingT")
 
 
-class BaseClient(ABC, Generic[GenerationT]):
-    """Settings of a client, and `generate`, whose result alone tells sync from async."""
+class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
+    """Settings of a client, and the methods whose result alone tells sync from async."""
 
     def __init__(
         self,
@@ -40,7 +42,8 @@ class BaseClient(ABC, Generic[GenerationT]):
                 `Tls(ca, cert, key)` for a client certificate too.
             token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
             timeout: Seconds for calls with one answer; None leaves it to the server.
-            stream_timeout: Seconds for `generate` and `embed_tokens`; None leaves it to the server.
+            stream_timeout: Seconds for `generate`, `decode` and `embed_tokens`; None leaves it to
+                the server.
             connect_timeout: Seconds the first call waits until a healthy server is found.
 
         Raises:
@@ -154,6 +157,91 @@ class BaseClient(ABC, Generic[GenerationT]):
         )
         return self._generate(request, timeout)
 
+    @overload
+    def decode(
+        self,
+        prompt: Text,
+        *,
+        logits: Literal["top"],
+        model: str = ...,
+        top_logits: int = ...,
+        logprobs: bool = ...,
+        logits_dtype: FloatType = ...,
+        max_tokens: int | None = ...,
+        skip_special_tokens: bool = ...,
+        timeout: float | None = ...,
+    ) -> TopDecodingT: ...
+
+    @overload
+    def decode(
+        self,
+        prompt: Text,
+        *,
+        logits: Literal["full"] | Sequence[int] = ...,
+        model: str = ...,
+        top_logits: int = ...,
+        logprobs: bool = ...,
+        logits_dtype: FloatType = ...,
+        max_tokens: int | None = ...,
+        skip_special_tokens: bool = ...,
+        timeout: float | None = ...,
+    ) -> DecodingT: ...
+
+    def decode(
+        self,
+        prompt: Text,
+        *,
+        logits: Literal["top", "full"] | Sequence[int] = "full",
+        model: str = "",
+        top_logits: int = 10,
+        logprobs: bool = False,
+        logits_dtype: FloatType = "float32",
+        max_tokens: int | None = None,
+        skip_special_tokens: bool = False,
+        timeout: float | None = None,
+    ) -> DecodingT | TopDecodingT:
+        """Open a session in which the caller chooses the tokens: see the class of the result.
+
+            with client.decode("So long and thanks for all the") as d:
+                d.append([int(d.logits.argmax())])
+
+        Args:
+            prompt: A text, or token ids taken as they are.
+            logits: What comes with each token: "full", all [V]; "top", the largest with their ids;
+                or token ids, whose logits come in that order.
+            model: Name of the model; empty for the server's first.
+            top_logits: How many with "top".
+            logprobs: Log-probabilities (natural) instead of raw logits.
+            logits_dtype: How they travel; bfloat16 arrives as float32.
+            max_tokens: Most tokens of a branch, prompt included; None for the server's limit.
+            skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            timeout: Seconds until the session must be over; None for the client's `stream_timeout`.
+
+        Raises:
+            ValueError: An argument is an unknown word or out of its type's range.
+        """
+        opening = _requests.decode_open(
+            prompt,
+            logits,
+            model=model,
+            top_logits=top_logits,
+            logprobs=logprobs,
+            dtype=logits_dtype,
+            max_tokens=max_tokens,
+            skip_special_tokens=skip_special_tokens,
+        )
+        if logits == "top":
+            return self._decode_top(opening, timeout)
+        return self._decode(opening, timeout)
+
     @abstractmethod
     def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> GenerationT:
         """Begin the call."""
+
+    @abstractmethod
+    def _decode(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> DecodingT:
+        """Begin a session with rows as arrays."""
+
+    @abstractmethod
+    def _decode_top(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> TopDecodingT:
+        """Begin a session with the largest logits of each row."""

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Self
 from headstream.client import _replies, _requests
 from headstream.client._base import BaseClient
 from headstream.client._connection import Connection
+from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
+from headstream.client._decoding import Decoding
 from headstream.client._generation import Generation
+from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
 
 if TYPE_CHECKING:
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from headstream.client._channel import Target
     from headstream.client._requests import PoolingName, SpanUnit, Text
     from headstream.client._results import (
-        Array,
         ModelInfo,
         StaticEmbeddings,
         TokenEmbeddings,
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class Client(BaseClient[Generation]):
+class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
     """A connection to a Headstream server, or to several behind one name. Threads may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.
@@ -245,3 +247,11 @@ class Client(BaseClient[Generation]):
     def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> Generation:
         call = self._rpc.stream(self._rpc.logits.Generate, request, timeout)
         return Generation(call, with_embeddings=request.HasField("embeddings"))
+
+    def _decode(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> Decoding[Array]:
+        return Decoding(lambda moves: self._rpc.decode(moves, timeout), opening, ARRAYS)
+
+    def _decode_top(
+        self, opening: logits_pb.DecodeOpen, timeout: float | None
+    ) -> Decoding[TopLogits]:
+        return Decoding(lambda moves: self._rpc.decode(moves, timeout), opening, TOP_LOGITS)

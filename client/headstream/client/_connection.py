@@ -14,9 +14,12 @@ from headstream.v1 import model_service_pb2_grpc as model_grpc
 from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from headstream.client._generation import SyncCall
     from headstream.client._results import TokenEmbeddings
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+    from headstream.v1 import logits_service_pb2 as logits_pb
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -72,6 +75,18 @@ class Connection:
         self._connect()
         seconds = self._target.stream_timeout if timeout is None else timeout
         return method(request, timeout=seconds, metadata=self._target.metadata)
+
+    def decode(
+        self, moves: Iterator[logits_pb.DecodeRequest], timeout: float | None
+    ) -> SyncCall[logits_pb.DecodeResponse]:
+        """Begin a decoding session. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        self._connect()
+        seconds = self._target.stream_timeout if timeout is None else timeout
+        return self.logits.Decode(moves, timeout=seconds, metadata=self._target.metadata)
 
     def embed_tokens(
         self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None

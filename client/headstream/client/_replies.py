@@ -129,4 +129,9 @@ def _limits(message: model_pb.Limits) -> results.Limits:
         max_reply_bytes=message.max_reply_bytes,
         max_queued_requests=message.max_queued_requests,
         max_queued_tokens=message.max_queued_tokens,
+        max_branches=message.max_branches,
+        max_session_tokens=message.max_session_tokens,
+        max_all_session_tokens=message.max_all_session_tokens,
+        session_idle_seconds=message.session_idle_seconds,
+        session_seconds=message.session_seconds,
     )

@@ -69,6 +69,30 @@ def logits_options(
     return options
 
 
+def decode_open(
+    prompt: Text,
+    logits: Literal["top", "full"] | Sequence[int],
+    *,
+    model: str,
+    top_logits: int,
+    logprobs: bool,
+    dtype: FloatType,
+    max_tokens: int | None,
+    skip_special_tokens: bool,
+) -> logits_pb.DecodeOpen:
+    """The first move of a decoding session.
+
+    Raises:
+        ValueError: `logits` or `dtype` is an unknown word.
+    """
+    return logits_pb.DecodeOpen(
+        model=model,
+        prompt=text_input(prompt, skip_special_tokens=skip_special_tokens),
+        logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=dtype),
+        max_tokens=max_tokens,
+    )
+
+
 def stop_conditions(
     stop: str | Sequence[str], *, token_ids: Sequence[int], ignore_eos: bool, max_new_tokens: int
 ) -> logits_pb.StopConditions:

@@ -48,10 +48,10 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TopLogits:
-    """The largest logits of a row, largest first."""
+    """The largest logits of a row, largest first; of several rows where `append` returns it."""
 
-    token_ids: Array  # [k], int64
-    values: Array  # [k]
+    token_ids: Array  # [k], int64; [rows, k] of several
+    values: Array  # of the same shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,6 +127,11 @@ class Limits:
     max_reply_bytes: int  # of tensors
     max_queued_requests: int
     max_queued_tokens: int
+    max_branches: int = 0  # of one decoding session
+    max_session_tokens: int = 0  # that one session holds
+    max_all_session_tokens: int = 0
+    session_idle_seconds: float = 0.0  # without a move, until a session is ended
+    session_seconds: float = 0.0  # until it is ended in any case
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class PackedBatch:
     # layer (or FINAL) -> int64 rows to keep
     taps: Mapping[int, Tensor] = field(default_factory=dict)
     heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
+    # int64 [2, C] block ids: whole blocks copied from the first row to the second before the step
+    block_copies: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64))
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on ``device``."""

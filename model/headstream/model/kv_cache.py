@@ -47,6 +47,10 @@ class KVCache:
         for pool, rows in zip(self.layer(layer), (k, v), strict=True):
             pool.flatten(0, 1).index_copy_(0, slot_mapping, rows)  # [slots, G, D]
 
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole blocks of all layers, int64 [C] each; all are read before any is written."""
+        self._pool.index_copy_(2, targets, self._pool.index_select(2, sources))
+
     @property
     def num_bytes(self) -> int:
         """Bytes of the whole pool."""

@@ -54,6 +54,8 @@ class Runner:
         The batch may lie on the CPU: it is moved to the cache's device first.
         """
         batch = batch.to(self.cache.device)
+        if batch.block_copies.numel():
+            self.cache.copy_blocks(*batch.block_copies)
         taps = Taps({layer: rows for layer, rows in batch.taps.items() if layer != FINAL})
         resid = self.model.forward(
             batch.input_ids, batch.positions, self._attention.bind(batch), taps

@@ -774,7 +774,15 @@ Global___ScoreSummary: typing_extensions.TypeAlias = ScoreSummary
 
 @typing.final
 class DecodeRequest(google.protobuf.message.Message):
-    """One move of a decoding session. The first must be `open`."""
+    """One move of a decoding session. The first must be `open`, and no other may be.
+
+    Moves may be sent before earlier ones are answered; those of one branch are answered in the order
+    they were sent. A session ends with the call: when the last branch is closed, when the client
+    sends no more (after the answers to what it sent), when it cancels, when it makes no move for too
+    long (GetModel: `session_idle_seconds`), and when the server drains. A move that breaks a rule
+    ends it too, with INVALID_ARGUMENT, or with RESOURCE_EXHAUSTED where a limit of memory is met;
+    the moves before it are answered first. Everything held is freed at once.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -785,7 +793,7 @@ class DecodeRequest(google.protobuf.message.Message):
     ROLLBACK_FIELD_NUMBER: builtins.int
     CLOSE_FIELD_NUMBER: builtins.int
     id: builtins.int
-    """The client's number of the move, repeated in its reply."""
+    """The client's number of the move, repeated in its answer."""
     @property
     def open(self) -> Global___DecodeOpen:
         """Start the session."""
@@ -824,7 +832,7 @@ Global___DecodeRequest: typing_extensions.TypeAlias = DecodeRequest
 
 @typing.final
 class DecodeOpen(google.protobuf.message.Message):
-    """Start of a session: branch 0 holds the prompt."""
+    """Start of a session: branch 0 holds the prompt, and the row of its last token comes back."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -836,7 +844,7 @@ class DecodeOpen(google.protobuf.message.Message):
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     max_tokens: builtins.int
-    """Most tokens a branch will hold, prompt included. Default: the model's limit."""
+    """Most tokens a branch will hold, prompt included. Default: the most that the server allows."""
     @property
     def prompt(self) -> headstream.v1.types_pb2.Input:
         """The prompt, at least one token."""
@@ -866,7 +874,7 @@ Global___DecodeOpen: typing_extensions.TypeAlias = DecodeOpen
 
 @typing.final
 class DecodeAppend(google.protobuf.message.Message):
-    """Tokens chosen by the client."""
+    """Tokens chosen by the client: one, or many to be read in one step."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -876,7 +884,7 @@ class DecodeAppend(google.protobuf.message.Message):
     """The branch."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """One or many; a row comes back for each."""
+        """At least one. A row comes back for each: the logits of what follows it."""
 
     def __init__(
         self,
@@ -890,7 +898,9 @@ Global___DecodeAppend: typing_extensions.TypeAlias = DecodeAppend
 
 @typing.final
 class DecodeFork(google.protobuf.message.Message):
-    """A copy of a branch that shares its keys and values."""
+    """A copy of a branch that shares its keys and values. Branches are numbered from 0 in the order of
+    the moves that make them, so the new one may be used before the answer is there.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -914,17 +924,21 @@ class DecodeRollback(google.protobuf.message.Message):
 
     BRANCH_FIELD_NUMBER: builtins.int
     LENGTH_FIELD_NUMBER: builtins.int
+    LOGITS_FIELD_NUMBER: builtins.int
     branch: builtins.int
     """The branch."""
     length: builtins.int
-    """Tokens to keep, at least one."""
+    """Tokens to keep, from 1 to as many as it holds."""
+    logits: builtins.bool
+    """Send the row of the last token kept, which is computed again."""
     def __init__(
         self,
         *,
         branch: builtins.int = ...,
         length: builtins.int = ...,
+        logits: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["branch", b"branch", "length", b"length"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["branch", b"branch", "length", b"length", "logits", b"logits"]) -> None: ...
 
 Global___DecodeRollback: typing_extensions.TypeAlias = DecodeRollback
 
@@ -948,7 +962,10 @@ Global___DecodeClose: typing_extensions.TypeAlias = DecodeClose
 
 @typing.final
 class DecodeResponse(google.protobuf.message.Message):
-    """The answer to one move."""
+    """The answer to one move, or a part of it: rows come in messages of at most 1 MiB of values, each
+    with as many rows as fit. A row over 1 MiB comes alone, with empty `values.data`, and its bytes
+    follow in chunks.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -957,19 +974,33 @@ class DecodeResponse(google.protobuf.message.Message):
     LENGTH_FIELD_NUMBER: builtins.int
     LOGITS_FIELD_NUMBER: builtins.int
     FINGERPRINT_FIELD_NUMBER: builtins.int
+    PROMPT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    MORE_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Number of the move."""
     branch: builtins.int
     """The branch it left: the new one for a fork."""
     length: builtins.int
-    """Tokens the branch holds now."""
+    """Tokens the branch holds after the move."""
+    request_id: builtins.str
+    """With the same: the server's id of this session, also in its logs."""
+    chunk: builtins.bytes
+    """Next bytes of the last row, where its `values.data` came empty. At most 1 MiB."""
+    more: builtins.bool
+    """Another part of this answer follows."""
     @property
     def logits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Logits]:
-        """A row per token of the move."""
+        """Next rows of the move: one for each of its tokens, in their order."""
 
     @property
     def fingerprint(self) -> headstream.v1.types_pb2.ModelFingerprint:
-        """With the answer to `open`: which numbers these are."""
+        """With the first part of the answer to `open`: which numbers these are."""
+
+    @property
+    def prompt(self) -> headstream.v1.types_pb2.TokenIds:
+        """With the same: the prompt's token ids."""
 
     def __init__(
         self,
@@ -979,8 +1010,12 @@ class DecodeResponse(google.protobuf.message.Message):
         length: builtins.int = ...,
         logits: collections.abc.Iterable[Global___Logits] | None = ...,
         fingerprint: headstream.v1.types_pb2.ModelFingerprint | None = ...,
+        prompt: headstream.v1.types_pb2.TokenIds | None = ...,
+        request_id: builtins.str = ...,
+        chunk: builtins.bytes = ...,
+        more: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["branch", b"branch", "fingerprint", b"fingerprint", "id", b"id", "length", b"length", "logits", b"logits"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "prompt", b"prompt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["branch", b"branch", "chunk", b"chunk", "fingerprint", b"fingerprint", "id", b"id", "length", b"length", "logits", b"logits", "more", b"more", "prompt", b"prompt", "request_id", b"request_id"]) -> None: ...
 
 Global___DecodeResponse: typing_extensions.TypeAlias = DecodeResponse

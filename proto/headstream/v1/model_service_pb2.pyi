@@ -236,6 +236,11 @@ class Limits(google.protobuf.message.Message):
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     MAX_QUEUED_REQUESTS_FIELD_NUMBER: builtins.int
     MAX_QUEUED_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_BRANCHES_FIELD_NUMBER: builtins.int
+    MAX_SESSION_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_ALL_SESSION_TOKENS_FIELD_NUMBER: builtins.int
+    SESSION_IDLE_SECONDS_FIELD_NUMBER: builtins.int
+    SESSION_SECONDS_FIELD_NUMBER: builtins.int
     max_model_tokens: builtins.int
     """Tokens of a sequence, generated ones included."""
     max_text_bytes: builtins.int
@@ -252,6 +257,16 @@ class Limits(google.protobuf.message.Message):
     """Requests waiting for their first step."""
     max_queued_tokens: builtins.int
     """Tokens waiting for their first step."""
+    max_branches: builtins.int
+    """Branches of one Decode session at once."""
+    max_session_tokens: builtins.int
+    """Tokens whose keys and values one Decode session holds; those that branches share count once."""
+    max_all_session_tokens: builtins.int
+    """The same, of all sessions together."""
+    session_idle_seconds: builtins.float
+    """Seconds without a move after which a session ends."""
+    session_seconds: builtins.float
+    """Seconds after which a session ends in any case."""
     def __init__(
         self,
         *,
@@ -263,8 +278,13 @@ class Limits(google.protobuf.message.Message):
         max_reply_bytes: builtins.int = ...,
         max_queued_requests: builtins.int = ...,
         max_queued_tokens: builtins.int = ...,
+        max_branches: builtins.int = ...,
+        max_session_tokens: builtins.int = ...,
+        max_all_session_tokens: builtins.int = ...,
+        session_idle_seconds: builtins.float = ...,
+        session_seconds: builtins.float = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

@@ -102,11 +102,23 @@ class Settings(BaseSettings):
     max_queued_tokens: Count | None = None
     """Their tokens. Default: 4 x the larger of a step and the longest sequence."""
 
+    max_branches: Count = 64
+    """Branches of one Decode session at once."""
+    max_session_tokens: Count | None = None
+    """Tokens whose keys and values one Decode session holds; those that branches share count once.
+    Default: a quarter of the key/value memory, at least the longest sequence."""
+    max_all_session_tokens: Count | None = None
+    """The same, of all sessions of a model. Default: half of the key/value memory."""
+
     # --- Time ---
     unary_deadline: Seconds = 60.0
     """Seconds for a call without a stream that brings no deadline."""
     stream_deadline: Seconds = 300.0
     """Seconds for a stream that brings no deadline."""
+    session_idle: Seconds = 300.0
+    """Seconds without a move after which a Decode session is ended."""
+    session_deadline: Seconds = 3600.0
+    """Seconds after which a Decode session is ended in any case."""
     stalled_stream: Seconds = 30.0
     """Seconds after which a stream that is not read is ended."""
     retry_after: Seconds = 1.0

@@ -9,8 +9,10 @@
     ├── ModelLoading        FAILED_PRECONDITION  MODEL_LOADING
     ├── ReplyTooLarge       RESOURCE_EXHAUSTED   REPLY_TOO_LARGE
     ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
+    ├── SessionLimit        RESOURCE_EXHAUSTED   SESSION_LIMIT       names the limit
     ├── SlowConsumer        RESOURCE_EXHAUSTED   SLOW_CONSUMER
     ├── DeadlineExceeded    DEADLINE_EXCEEDED    DEADLINE_EXCEEDED
+    ├── SessionExpired      DEADLINE_EXCEEDED    SESSION_EXPIRED
     ├── EngineUnavailable   UNAVAILABLE          ENGINE_UNAVAILABLE  before any output
     ├── Draining            UNAVAILABLE          DRAINING            before any output
     ├── StreamCut           ABORTED              STREAM_CUT          after output began
@@ -133,6 +135,13 @@ class QueueFull(ServiceError):
         return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
+class SessionLimit(ServiceError):
+    """A decoding session would hold too much; the message names the limit."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "SESSION_LIMIT"
+
+
 class SlowConsumer(ServiceError):
     """The caller does not read its stream."""
 
@@ -151,6 +160,16 @@ class DeadlineExceeded(ServiceError):
 
     def __init__(self, deadline_s: float) -> None:
         super().__init__(f"not done within {deadline_s:g} s; send a deadline to allow more")
+
+
+class SessionExpired(ServiceError):
+    """A decoding session was not used for too long, or lasted too long."""
+
+    code = Code.DEADLINE_EXCEEDED
+    reason = "SESSION_EXPIRED"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the session ends: {why}")
 
 
 class EngineUnavailable(ServiceError):

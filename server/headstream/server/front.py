@@ -132,7 +132,7 @@ class Front:
         log.info("draining", delay=settings.drain_delay, grace=settings.grace)
         await asyncio.sleep(settings.drain_delay)
         self.policy.draining = True
-        self.policy.cut_open_calls(only_watchers=True)  # they would outlast any grace
+        self.policy.cut_open_calls(only_endless=True)  # they would outlast any grace
         cut_after = max(0.0, settings.grace - CUT_SECONDS)
         timer = asyncio.get_running_loop().call_later(cut_after, self.policy.cut_open_calls)
         await self._server.stop(settings.grace)

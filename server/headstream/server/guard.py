@@ -37,11 +37,19 @@ class Guard:
     """Runs one handler and turns whatever happens into a status within the closed table."""
 
     def __init__(
-        self, policy: CallPolicy, method: str, context: Context, *, streaming: bool
+        self,
+        policy: CallPolicy,
+        method: str,
+        context: Context,
+        *,
+        streaming: bool,
+        session: bool = False,
     ) -> None:
+        """``session``: a stream both ways, which bounds its own time and cannot go on elsewhere."""
         self._policy = policy
         self._context = context
         self._own = method.startswith(_OWN_PREFIX)  # health and reflection have no deadline
+        self._session = session
         self._default = policy.stream_deadline if streaming else policy.unary_deadline
         self._call = Call(method.removeprefix("/"), request_id(context), streaming)
         self._task: asyncio.Task[object] | None = None
@@ -49,9 +57,9 @@ class Guard:
         self._metadata_sent = False
 
     @property
-    def watches(self) -> bool:
-        """Whether the call is to health or reflection."""
-        return not self._own
+    def endless(self) -> bool:
+        """Whether the call is to health or reflection, or a session."""
+        return not self._own or self._session
 
     def cut(self) -> None:
         """End the call from outside."""
@@ -106,9 +114,9 @@ class Guard:
             self._report(code, reason)
 
     async def _bounded(self, body: Callable[[], Awaitable[Result]]) -> Result:
-        if self._policy.draining and self._own:
-            raise Draining
-        if not self._own or remaining(self._context) is not None:
+        if self._policy.draining and (self._own or self._call.streaming):
+            raise Draining  # also of those who watch health: they would outlast any grace
+        if self.endless or remaining(self._context) is not None:
             return await body()  # the caller's deadline cancels this task
         timer = asyncio.timeout(self._default)
         try:
@@ -134,7 +142,8 @@ class Guard:
         if isinstance(error, EngineFault):
             self._log_fault(error)
             return error
-        if isinstance(error, EngineUnavailable) and self._call.started_output:
+        can_go_on = self._call.started_output and not self._session
+        if isinstance(error, EngineUnavailable) and can_go_on:
             return StreamCut()
         if isinstance(error, ServiceError):
             return error
@@ -145,7 +154,7 @@ class Guard:
             if not self._cut:
                 return None
             task.uncancel()
-            return StreamCut() if self._call.started_output else Draining()
+            return StreamCut() if can_go_on else Draining()
         self._log_fault(error)
         return EngineFault(str(error))
 

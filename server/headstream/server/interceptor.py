@@ -80,7 +80,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behavior: Any, parse: Any, *, many: bool) -> Any:
         async def run(data: Any, context: Context) -> None:
-            guard = Guard(self.policy, method, context, streaming=True)
+            guard = Guard(self.policy, method, context, streaming=True, session=many)
 
             async def body() -> None:
                 _refuse_generated(method, behavior)

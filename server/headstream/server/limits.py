@@ -30,12 +30,20 @@ class Limits:
     max_message_bytes: int
     max_queued_requests: int
     max_queued_tokens: int
+    max_branches: int
+    max_session_tokens: int
+    max_all_session_tokens: int
+    session_idle_seconds: float
+    session_seconds: float
 
 
 def resolve_limits(settings: Settings, ready: Ready) -> Limits:
     """The limits, once the engine has told how long a sequence can be."""
     step = settings.max_num_batched_tokens or STEP_TOKENS[settings.device]
     longest = ready.max_model_len
+    kv_tokens = ready.blocks_total * ready.block_size
+    all_sessions = settings.max_all_session_tokens or max(longest, kv_tokens // 2)
+    one_session = settings.max_session_tokens or max(longest, kv_tokens // 4)
     return Limits(
         max_model_len=longest,
         d_vocab=ready.d_vocab,
@@ -49,4 +57,9 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         max_message_bytes=settings.max_message_bytes,
         max_queued_requests=settings.max_queued_requests or 4 * settings.max_num_seqs,
         max_queued_tokens=settings.max_queued_tokens or 4 * max(step, longest),
+        max_branches=settings.max_branches,
+        max_session_tokens=min(one_session, all_sessions),
+        max_all_session_tokens=all_sessions,
+        session_idle_seconds=settings.session_idle,
+        session_seconds=settings.session_deadline,
     )

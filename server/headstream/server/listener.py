@@ -100,7 +100,9 @@ def make_server(
     logits: Any = LogitsService
     embeddings: Any = EmbeddingsService
     internals: Any = InternalsService
-    logits_service_pb2_grpc.add_LogitsServiceServicer_to_server(logits(models, metrics), server)
+    logits_service_pb2_grpc.add_LogitsServiceServicer_to_server(
+        logits(models, metrics, settings.session_idle), server
+    )
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
         embeddings(models, metrics), server
     )

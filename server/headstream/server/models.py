@@ -19,6 +19,7 @@ from headstream.server.errors import (
     ModelNotFound,
 )
 from headstream.server.limits import Limits, resolve_limits
+from headstream.server.session_tokens import AllSessions
 from headstream.server.tokenizer import TextTokenizer
 
 
@@ -32,6 +33,7 @@ class LoadedModel:
     tokenizer: TextTokenizer
     limits: Limits
     queue: Admission
+    sessions: AllSessions
 
 
 class ServedModel:
@@ -64,6 +66,7 @@ class ServedModel:
             queue=Admission(
                 limits.max_queued_requests, limits.max_queued_tokens, settings.retry_after
             ),
+            sessions=AllSessions(limits.max_all_session_tokens),
         )
 
 

@@ -14,8 +14,8 @@ class Cuttable(Protocol):
     """A call that can be ended from outside."""
 
     @property
-    def watches(self) -> bool:
-        """Whether it only looks at the server (health, reflection), maybe for ever."""
+    def endless(self) -> bool:
+        """Whether it would outlast any grace: a watch of health or reflection, or a session."""
         ...
 
     def cut(self) -> None:
@@ -38,8 +38,8 @@ class CallPolicy:
         """Count a call to a method that does not exist, whatever its name."""
         self.metrics.requests.labels(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name).inc()
 
-    def cut_open_calls(self, *, only_watchers: bool = False) -> None:
+    def cut_open_calls(self, *, only_endless: bool = False) -> None:
         """End the calls that are still open; the server stops."""
         for call in list(self.open_calls):
-            if call.watches or not only_watchers:
+            if call.endless or not only_endless:
                 call.cut()

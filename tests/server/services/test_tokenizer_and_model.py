@@ -103,7 +103,6 @@ async def test_get_model(running: Running) -> None:
     } <= served
     assert unserved == {
         "headstream.v1.LogitsService/Score",
-        "headstream.v1.LogitsService/Decode",
         "headstream.v1.EmbeddingsService/EmbedStream",
         "headstream.v1.InternalsService/Trace",
         "headstream.v1.InternalsService/Attention",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,12 +15,16 @@ from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.server.engine.messages import (
     Abort,
+    Append,
     Delta,
     Flow,
+    Fork,
     Frame,
     FromEngine,
+    LogitRow,
     Lookup,
     LookupReply,
+    Rollback,
     Rows,
     StepReport,
     StepStats,
@@ -58,7 +63,8 @@ class EngineCore:
         schedule = self._scheduler.schedule()
         if schedule:
             try:
-                packed = pack(schedule, self._scheduler.pool.block_size)
+                scheduler = self._scheduler
+                packed = pack(schedule, scheduler.pool.block_size, scheduler.block_copies)
                 output = self._runner.run(packed.batch)
                 deltas += self._update(schedule, packed, output, frames, begin)
             except Exception as error:  # one step's fault ends its own sequences, not the engine
@@ -81,6 +87,8 @@ class EngineCore:
             case Flow(id=sequence_id, paused=paused):
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.pause(sequence, paused=paused)
+            case Append(id=branch_id) | Rollback(id=branch_id) | Fork(id=branch_id):
+                self._move(message, self._scheduler.get(branch_id))
             case Lookup():
                 self._lookup(message)
             case _:
@@ -93,6 +101,20 @@ class EngineCore:
             self._refused.append(Delta(spec.id, finish="error", error=error))
         else:
             self._scheduler.add(sequence)
+
+    def _move(self, move: Append | Rollback | Fork, branch: Sequence | None) -> None:
+        """A move of a session; a branch that a failed step has ended has been told already."""
+        match move:
+            case Fork(new_id=new_id) if branch is None:
+                self._refused.append(Delta(new_id, finish="error", error="its origin is gone"))
+            case _ if branch is None:
+                pass
+            case Append(token_ids=token_ids):
+                self._scheduler.branches.append(branch, token_ids)
+            case Rollback(length=length, row=row):
+                self._scheduler.branches.rollback(branch, length, row=row)
+            case Fork(new_id=new_id):
+                self._scheduler.fork(branch, new_id)
 
     def _lookup(self, message: Lookup) -> None:
         frames = Frames()
@@ -109,7 +131,12 @@ class EngineCore:
         rows, vectors = self._collect_taps(packed, output, frames)
         self._scheduler.advance(schedule)
         tokens: dict[Sequence, Token] = {}
+        logits: dict[Sequence, list[LogitRow]] = defaultdict(list)
         for sequence, row in zip(packed.token_sequences, output.rows, strict=True):
+            if sequence.spec.branch:
+                logits[sequence].append(frames.logit_row(sequence.num_answered, row))
+                sequence.num_answered += 1
+                continue
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
         now = time.monotonic_ns()
@@ -123,7 +150,7 @@ class EngineCore:
             if done:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
-            if first or done or token is not None or sequence in rows:
+            if first or done or token is not None or sequence in rows or sequence in logits:
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
@@ -133,6 +160,7 @@ class EngineCore:
                         finish=(sequence.finish or "length") if done else None,
                         queue_ns=sequence.first_step_ns - sequence.arrival_ns,
                         compute_ns=now - sequence.first_step_ns,
+                        logit_rows=tuple(logits.get(sequence, ())),
                     )
                 )
         return deltas

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headstream.server.engine.messages import Delta, Frame, Token
-from headstream.server.engine.stream import Event, RowsEvent, TokenEvent, WireTensor
+from headstream.server.engine.stream import Event, LogitRowEvent, RowsEvent, TokenEvent, WireTensor
 
 
 def to_tensor(frame: Frame, frames: list[bytes]) -> WireTensor:
@@ -22,6 +22,10 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
         finish=delta.finish,
         queue_ns=delta.queue_ns,
         compute_ns=delta.compute_ns,
+        logit_rows=tuple(
+            LogitRowEvent(row.position, to_tensor(row.values, frames), row.token_ids)
+            for row in delta.logit_rows
+        ),
     )
 
 

@@ -16,7 +16,15 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from headstream.model.outputs import GREEDY, NO_OUTPUTS, Outputs, SamplingParams, WireDtype
+from headstream.model.outputs import (
+    GREEDY,
+    NO_OUTPUTS,
+    LogitsSpec,
+    Outputs,
+    SamplingParams,
+    WireDtype,
+)
+from headstream.server.engine.branch import Branch
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.events import to_event, to_tensor
 from headstream.server.engine.launcher import EngineProcess, EngineThread
@@ -24,6 +32,7 @@ from headstream.server.engine.messages import (
     Abort,
     Failed,
     Flow,
+    Fork,
     FromEngine,
     Loading,
     Lookup,
@@ -121,13 +130,7 @@ class EngineHandle:
         Raises:
             EngineUnavailable: the engine is not serving.
         """
-        self._require_serving()
-        sequence_id = next(self._ids)
-        stream = SequenceStream(
-            on_leave=partial(self._leave, sequence_id),
-            on_flow=lambda paused: self._send(Flow(sequence_id, paused)),
-        )
-        self._streams[sequence_id] = stream
+        sequence_id, stream = self._new_stream()
         self._send(
             Submit(
                 id=sequence_id,
@@ -139,6 +142,40 @@ class EngineHandle:
             )
         )
         return stream
+
+    def open_branch(
+        self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec
+    ) -> Branch:
+        """Begin a decoding session; its first branch.
+
+        Raises:
+            EngineUnavailable: the engine is not serving.
+        """
+        sequence_id, stream = self._new_stream()
+        self._send(
+            Submit(
+                id=sequence_id,
+                token_ids=tuple(token_ids),
+                max_new_tokens=max_tokens - len(token_ids),
+                outputs=Outputs(logits=logits),
+                branch=True,
+            )
+        )
+        return Branch(sequence_id, stream, self._send, self._fork)
+
+    def _fork(self, branch_id: int) -> Branch:
+        sequence_id, stream = self._new_stream()
+        self._send(Fork(branch_id, sequence_id))
+        return Branch(sequence_id, stream, self._send, self._fork)
+
+    def _new_stream(self) -> tuple[int, SequenceStream]:
+        self._require_serving()
+        sequence_id = next(self._ids)
+        stream = self._streams[sequence_id] = SequenceStream(
+            on_leave=partial(self._leave, sequence_id),
+            on_flow=lambda paused: self._send(Flow(sequence_id, paused)),
+        )
+        return sequence_id, stream
 
     async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
         """Rows of E for ``token_ids``: [n, d].

@@ -25,6 +25,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     stop_token_ids: tuple[int, ...] = ()
     outputs: Outputs = Outputs()
     cache_salt: bytes = b""  # cached chunks of prompts are shared under an equal salt only
+    # A branch of a decoding session: it draws no tokens and never ends by itself. Rows of logits
+    # come back for the last token of the prompt and for every token appended.
+    branch: bool = False
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -40,6 +43,28 @@ class Flow(msgspec.Struct, frozen=True, tag="flow"):
     paused: bool
 
 
+class Append(msgspec.Struct, frozen=True, tag="append"):
+    """Tokens for a branch, which has answered everything before."""
+
+    id: int
+    token_ids: tuple[int, ...]
+
+
+class Fork(msgspec.Struct, frozen=True, tag="fork"):
+    """A copy of a branch, which has answered everything before."""
+
+    id: int
+    new_id: int
+
+
+class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
+    """The first tokens of a branch, which has answered everything before; the others go."""
+
+    id: int
+    length: int
+    row: bool  # send the row of the last token kept
+
+
 class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
     """Rows of E for these tokens; answered by one :class:`LookupReply`."""
 
@@ -52,7 +77,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Stop now."""
 
 
-ToEngine = Submit | Abort | Flow | Lookup | Shutdown
+ToEngine = Submit | Abort | Flow | Append | Fork | Rollback | Lookup | Shutdown
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -81,6 +106,14 @@ class Rows(msgspec.Struct, frozen=True, array_like=True):
     values: Frame  # [n, d]
 
 
+class LogitRow(msgspec.Struct, frozen=True, array_like=True):
+    """The logits behind one token of a branch."""
+
+    position: int
+    values: Frame  # [k] or [V]
+    token_ids: tuple[int, ...]  # of the values, for top-k
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """The news of one sequence from one step."""
 
@@ -92,6 +125,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""  # with finish == "error": for the log, never for the caller
     queue_ns: int = 0  # with the first delta: from submit to the first step
     compute_ns: int = 0  # from the start of the first step to the end of this one
+    logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,12 +33,17 @@ class Packed:
     """A packed batch, and whose rows are whose."""
 
     batch: PackedBatch
-    token_sequences: tuple[Sequence, ...]  # [R]
+    token_sequences: tuple[Sequence, ...]  # [R] those of one sequence by position
     tap_ranges: tuple[TapRange, ...]
 
 
-def pack(schedule: Schedule, block_size: int) -> Packed:
-    """Lay the rows of all scheduled sequences end to end."""
+def pack(
+    schedule: Schedule, block_size: int, block_copies: Iterable[tuple[int, int]] = ()
+) -> Packed:
+    """Lay the rows of all scheduled sequences end to end.
+
+    ``block_copies``: which blocks are copied where before.
+    """
     input_ids = array("q")
     starts: list[int] = []
     token_sequences: list[Sequence] = []
@@ -50,10 +56,10 @@ def pack(schedule: Schedule, block_size: int) -> Packed:
             taps.add(sequence, start, start + count, first_row=num_rows)
         starts.append(start)
         input_ids += sequence.token_ids[start : start + count]
+        wanted = sequence.wanted_logits(count)
+        logits_indices += range(num_rows + wanted.start - start, num_rows + wanted.stop - start)
+        token_sequences += [sequence] * len(wanted)
         num_rows += count
-        if sequence.wants_token(count):
-            logits_indices.append(num_rows - 1)
-            token_sequences.append(sequence)
     counts = np.array(list(schedule.values()), np.int64)  # [S]
     first = np.array(starts, np.int64)  # [S] positions
     ends = first + counts  # [S]
@@ -76,12 +82,13 @@ def pack(schedule: Schedule, block_size: int) -> Packed:
         max_seqlen_k=int(ends.max()),
         logits_indices=_int64(logits_indices),
         taps={layer: _int64(rows) for layer, rows in taps.rows.items()},
+        block_copies=_int64(list(block_copies)).reshape(-1, 2).T,
         heads=tuple(_row_request(sequence) for sequence in token_sequences),
     )
     return Packed(batch, tuple(token_sequences), tuple(taps.ranges))
 
 
-def _int64(values: list[int]) -> torch.Tensor:
+def _int64(values: list[int] | list[tuple[int, int]]) -> torch.Tensor:
     return torch.from_numpy(np.array(values, np.int64))  # torch reads a list ten times slower
 
 

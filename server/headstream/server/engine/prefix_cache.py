@@ -83,14 +83,24 @@ class PrefixCache:
                 self._pool.share(own)
             sequence.num_chunks = index + 1
 
-    def release(self, sequence: Sequence) -> None:
-        """Take back all blocks of a sequence; its prompt's computed chunks stay findable."""
-        self._pool.release(sequence.block_ids)
-        for key in reversed(sequence.chunk_keys[: sequence.num_chunks]):
+    def release(self, sequence: Sequence, num_kept: int = 0) -> None:
+        """Take back the blocks behind the first ``num_kept`` tokens, whose end cuts no chunk.
+
+        The prompt's computed chunks stay findable.
+        """
+        kept_blocks = self._pool.blocks_for(num_kept)
+        kept_chunks = min(sequence.num_chunks, num_kept // self.chunk_size)
+        self._pool.release(sequence.block_ids[kept_blocks:])
+        for key in reversed(sequence.chunk_keys[kept_chunks : sequence.num_chunks]):
             if self._pool.num_refs(self._chunks[key][0]) == 1:
                 self._idle[key] = None
-        sequence.block_ids = array("i")
-        sequence.num_chunks = 0
+        sequence.block_ids = sequence.block_ids[:kept_blocks]
+        sequence.num_chunks = kept_chunks
+
+    def cut(self, sequence: Sequence, num_kept: int) -> None:
+        """The same; what is behind these tokens is computed again."""
+        self.release(sequence, num_kept)
+        sequence.num_computed = num_kept
 
     def evict(self, num_blocks: int) -> None:
         """Free at least ``num_blocks`` idle blocks, in whole chunks, the longest idle first."""

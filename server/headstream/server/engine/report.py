@@ -8,7 +8,7 @@ from torch import Tensor
 from headstream.model.batch import RowResult
 from headstream.model.heads import TORCH_DTYPES
 from headstream.model.outputs import WireDtype
-from headstream.server.engine.messages import Frame, Token
+from headstream.server.engine.messages import Frame, LogitRow, Token
 
 _WIRE_NAMES: dict[torch.dtype, WireDtype] = {
     torch.float32: "float32",
@@ -35,3 +35,9 @@ class Frames:
         """A generated token with the logits asked for."""
         values = None if row.values is None else self.add(row.values)
         return Token(index, row.token_id, row.logprob, values, row.value_ids)
+
+    def logit_row(self, position: int, row: RowResult) -> LogitRow:
+        """The logits behind a token of a branch."""
+        if row.values is None:
+            raise AssertionError("a branch always asks for logits")
+        return LogitRow(position, self.add(row.values), row.value_ids)

@@ -6,9 +6,11 @@ from collections import OrderedDict
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
+from headstream.server.engine.branches import Branches
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
+_APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
 
 Schedule = dict[Sequence, int]
@@ -38,6 +40,9 @@ class Scheduler:
             )
         self.pool = pool
         self.cache = PrefixCache(pool, enabled=prefix_caching)
+        # Half of the slots at most go to branches before anybody waits for one.
+        self.branches = Branches(pool, self.cache, max(1, max_num_seqs // 2))
+        self.block_copies: tuple[tuple[int, int], ...] = ()  # of the last schedule: from, to
         self.preemptions = 0
         self.lookup_tokens = 0  # prompt tokens of the sequences that were started
         self.hit_tokens = 0  # those that the cache had
@@ -52,13 +57,13 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Sequences that hold blocks."""
-        return len(self._running)
+        """Sequences that have a slot."""
+        return len(self._running) + len(self.branches.going)
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that wait for their first step, or to be computed again."""
-        return len(self._waiting)
+        """Sequences that wait for their first step, or to go on."""
+        return len(self._waiting) + len(self.branches.line)
 
     @property
     def num_blocks_used(self) -> int:
@@ -68,7 +73,8 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step could compute anything."""
-        return len(self._paused) < len(self._by_id)
+        places = (self._running, self._waiting, self.branches.going, self.branches.line)
+        return any(sequence not in self._paused for place in places for sequence in place)
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the pool could hold the sequence at its full length."""
@@ -83,6 +89,10 @@ class Scheduler:
     def get(self, sequence_id: int) -> Sequence | None:
         """The sequence with this id, if it is still here."""
         return self._by_id.get(sequence_id)
+
+    def fork(self, branch: Sequence, new_id: int) -> None:
+        """A new branch that holds the blocks of another."""
+        self._by_id[new_id] = self.branches.fork(branch, new_id)
 
     def pause(self, sequence: Sequence, *, paused: bool) -> None:
         """Pass a sequence over from now on, or no more; one that is gone stays gone."""
@@ -99,32 +109,47 @@ class Scheduler:
         if sequence in self._running:
             del self._running[sequence]
             self.cache.release(sequence)
-        else:
+        elif sequence in self._waiting:
             self._leave_line(sequence)
+        else:
+            self.branches.remove(sequence)
 
     def schedule(self) -> Schedule:
         """Choose the rows of the next step and take the blocks they need.
 
         Sequences with one token behind come first, so that a long prompt never stalls them; then
-        prompts under way, in order of arrival; then new ones.
+        what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
-        behind: list[Sequence] = []
+        self.branches.start(self._max_num_seqs - self.num_running, self._paused)
         ready: list[Sequence] = []
-        for sequence in self._running:
-            if sequence not in self._paused:
-                (behind if sequence.num_pending > 1 else ready).append(sequence)
+        appended: list[Sequence] = []
+        behind: list[Sequence] = []
+        for sequence in (*self._running, *self.branches.going):
+            if sequence in self._paused:
+                continue
+            if sequence.num_pending == 1:
+                ready.append(sequence)
+            else:
+                (appended if sequence.is_appending else behind).append(sequence)
         plan = _Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
         for sequence in ready:
-            if sequence in self._running and self._take_blocks(sequence, 1, plan):
+            if self._has_slot(sequence) and self._take_blocks(sequence, 1, plan):
                 plan.add(sequence, 1)
+        left = min(_APPENDED_ROWS, plan.budget - PREFILL_GRID)
+        for sequence in appended:
+            rows = sequence.next_rows(left)
+            if rows and self._has_slot(sequence) and self._take_blocks(sequence, rows, plan):
+                plan.add(sequence, rows)
+                left -= rows
         for sequence in behind:
-            if sequence not in self._running:  # preempted just now
+            if not self._has_slot(sequence):  # preempted just now
                 continue
             self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
             rows = sequence.next_rows(plan.budget)
             if rows and self._take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
         self._admit(plan)
+        self.block_copies = tuple(plan.block_copies.values())
         return plan.rows
 
     def _step_budget(self, ready: int, prompts: int) -> int:
@@ -143,21 +168,23 @@ class Scheduler:
             sequence.num_computed += rows
             if sequence.num_chunks < len(sequence.chunk_keys):
                 self.cache.put(sequence)
+            if sequence.spec.branch and not sequence.num_pending:
+                self.branches.stop(sequence)
 
     def _admit(self, plan: _Plan) -> None:
         """Start waiting sequences, first come first served, while rows and blocks are free."""
         admitted: list[Sequence] = []
         for sequence in self._waiting:
-            if not plan.budget or len(self._running) == self._max_num_seqs:
+            if not plan.budget or self.num_running == self._max_num_seqs:
                 break
             if sequence in self._paused:
                 continue
             hit = self.cache.take(sequence)
             rows = sequence.next_rows(plan.budget)
-            if not rows or not self._allocate(sequence, rows):
-                self._give_up(sequence)
+            if not rows or not self._allocate(sequence, rows, plan):
+                self.cache.cut(sequence, 0)
                 break
-            self._running[sequence] = None
+            (self.branches.going if sequence.spec.branch else self._running)[sequence] = None
             admitted.append(sequence)
             plan.add(sequence, rows)
             self.hit_tokens += hit
@@ -167,39 +194,45 @@ class Scheduler:
             self._leave_line(sequence)
 
     def _take_blocks(self, sequence: Sequence, rows: int, plan: _Plan) -> bool:
-        """Grow the block table for ``rows`` more positions, preempting younger sequences."""
-        while not self._allocate(sequence, rows):
-            youngest = next(reversed(self._running))
+        """Grow the block table for ``rows`` more positions, preempting branches, then the young."""
+        while not self._allocate(sequence, rows, plan):
+            youngest = next(reversed(self.branches.going or self._running))
             self._preempt(youngest)
             plan.drop(youngest)
             if youngest is sequence:
                 return False
         return True
 
-    def _allocate(self, sequence: Sequence, rows: int) -> bool:
-        """Grow the block table for ``rows`` more positions, if free and idle blocks suffice."""
+    def _allocate(self, sequence: Sequence, rows: int, plan: _Plan) -> bool:
+        """Grow the block table for ``rows`` more positions, if memory nobody needs now suffices."""
         end = sequence.num_computed + rows
-        if end <= len(sequence.block_ids) * self.pool.block_size:
+        shared = sequence.spec.branch and self.branches.shares_last_block(sequence)
+        if end <= len(sequence.block_ids) * self.pool.block_size and not shared:
             return True
-        wanted = self.pool.blocks_for(end) - len(sequence.block_ids)
-        missing = wanted - self.pool.num_free
-        if missing > self.cache.num_idle:
-            return False
+        wanted = self.pool.blocks_for(end) - len(sequence.block_ids) + shared
+        while (missing := wanted - self.pool.num_free) > self.cache.num_idle:
+            if not self.branches.reclaim():
+                return False
+            self.preemptions += 1
         self.cache.evict(missing)
-        sequence.block_ids += self.pool.allocate(wanted)
+        fresh = self.pool.allocate(wanted)
+        if shared:
+            plan.block_copies[sequence] = self.branches.own_last_block(sequence, fresh.pop())
+        sequence.block_ids += fresh
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        if sequence.spec.branch:
+            self.branches.preempt(sequence)
+            return
         del self._running[sequence]
-        self._give_up(sequence)
+        self.cache.cut(sequence, 0)
         self._wait(sequence)
         self._waiting.move_to_end(sequence, last=False)
-        self.preemptions += 1
 
-    def _give_up(self, sequence: Sequence) -> None:
-        """Take back what a sequence holds: it is computed again from token 0."""
-        self.cache.release(sequence)
-        sequence.num_computed = 0
+    def _has_slot(self, sequence: Sequence) -> bool:
+        return sequence in self._running or sequence in self.branches.going
 
     def _wait(self, sequence: Sequence) -> None:
         self._waiting[sequence] = None
@@ -215,7 +248,8 @@ class Scheduler:
         Raises:
             AssertionError: they do not; see :meth:`PrefixCache.check_integrity`.
         """
-        self.cache.check_integrity(self._running)
+        branches = self.branches
+        self.cache.check_integrity((*self._running, *branches.going, *branches.resting))
         if any(sequence.block_ids for sequence in self._waiting):
             raise AssertionError("a waiting sequence holds blocks")
         if self.num_waiting_tokens != sum(sequence.num_tokens for sequence in self._waiting):
@@ -228,6 +262,7 @@ class _Plan:
     def __init__(self, budget: int) -> None:
         self.rows: Schedule = {}
         self.budget = budget  # rows left
+        self.block_copies: dict[Sequence, tuple[int, int]] = {}
 
     def add(self, sequence: Sequence, rows: int) -> None:
         self.rows[sequence] = rows
@@ -235,3 +270,4 @@ class _Plan:
 
     def drop(self, sequence: Sequence) -> None:
         self.budget += self.rows.pop(sequence, 0)
+        self.block_copies.pop(sequence, None)

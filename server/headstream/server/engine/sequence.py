@@ -11,6 +11,9 @@ from headstream.model.batch import PREFILL_GRID
 from headstream.model.outputs import Outputs
 from headstream.server.engine.messages import FinishReason, Submit
 
+MAX_LOGIT_ROWS = 64
+"""Rows of logits that one branch gets in one step, so that a slow reader can hold it up."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -34,6 +37,7 @@ class Sequence:
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_prompt: int = field(init=False)
     token_ids: array[int] = field(init=False)  # int64: prompt and output
+    num_answered: int = field(init=False)  # of a branch: positions whose logits went out
     is_tapped: bool = field(init=False)  # whether rows of any layer are wanted
     first_pooled: int = field(init=False)  # first position whose row is pooled
     first_wanted: int = field(init=False)  # first position of the prompt whose row is wanted
@@ -42,6 +46,7 @@ class Sequence:
         """Derive what every step asks for."""
         self.num_prompt = len(self.spec.token_ids)
         self.token_ids = array("q", (*self.spec.token_ids, *self.output_ids))
+        self.num_answered = self.num_prompt - 1
         outputs = self.spec.outputs
         rows = outputs.rows
         self.is_tapped = bool(rows.prompt_layers or rows.generated_layers or outputs.pool)
@@ -57,6 +62,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens known but not computed."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_appending(self) -> bool:
+        """Whether what comes next was appended to a branch."""
+        return self.spec.branch and self.num_computed >= self.num_prompt
 
     @property
     def num_skippable(self) -> int:
@@ -79,6 +89,8 @@ class Sequence:
         the prompt is cut.
         """
         end = min(self.num_tokens, self.num_computed + budget)
+        if self.spec.branch:
+            end = min(end, max(self.num_computed, self.num_answered) + MAX_LOGIT_ROWS)
         if end < self.num_prompt:
             end = end // PREFILL_GRID * PREFILL_GRID
         return max(0, end - self.num_computed)
@@ -87,9 +99,17 @@ class Sequence:
         """Whether computing ``num_rows`` more positions ends with drawing a token."""
         return (
             self.finish is None
+            and not self.spec.branch
             and len(self.output_ids) < self.spec.max_new_tokens
             and self.num_computed + num_rows == self.num_tokens
         )
+
+    def wanted_logits(self, num_rows: int) -> range:
+        """The positions, of the next ``num_rows``, whose logits are wanted."""
+        end = self.num_computed + num_rows
+        if self.spec.branch:
+            return range(max(self.num_computed, self.num_answered), end)
+        return range(end - self.wants_token(num_rows), end)
 
     def append(self, token_id: int) -> None:
         """Take a drawn token and decide whether it is the last."""
@@ -102,7 +122,9 @@ class Sequence:
 
     @property
     def is_done(self) -> bool:
-        """Nothing is left to draw, and the rows asked for are computed."""
+        """Nothing is left to draw, and the rows asked for are computed; never so for a branch."""
+        if self.spec.branch:
+            return False
         if self.spec.max_new_tokens == 0:
             return self.num_pending == 0
         if self.finish is None:

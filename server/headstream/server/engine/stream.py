@@ -45,6 +45,15 @@ class RowsEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LogitRowEvent:
+    """The logits behind one token of a branch."""
+
+    position: int
+    values: WireTensor  # [k] or [V]
+    token_ids: tuple[int, ...]  # of the values, for top-k
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """The news of one sequence from one step."""
 
@@ -54,11 +63,13 @@ class Event:
     finish: FinishReason | None
     queue_ns: int
     compute_ns: int
+    logit_rows: tuple[LogitRowEvent, ...] = ()
 
     @property
     def num_bytes(self) -> int:
         """Bytes of tensors it holds."""
         tensors = [rows.values for rows in self.rows]
+        tensors += [row.values for row in self.logit_rows]
         if self.vectors is not None:
             tensors.append(self.vectors)
         if self.token is not None and self.token.logits is not None:
@@ -107,6 +118,10 @@ class SequenceStream:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Free whatever the sequence still holds; a second call does nothing."""
         if not self._finished:
             self._finished = True
             self._on_leave()

@@ -1,19 +1,23 @@
-"""LogitsService. Score and Decode are part of the contract and not served here yet."""
+"""LogitsService. Score is part of the contract and not served here yet."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 
 from headstream.server.call import Call, current_call
 from headstream.server.context import Context
+from headstream.server.decode_session import DecodeSession
 from headstream.server.detokenizer import Detokenizer
 from headstream.server.engine.messages import FinishReason
 from headstream.server.engine.stream import Event
+from headstream.server.errors import InvalidRequest, SessionExpired
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget
+from headstream.server.wire.decode import parse_open
 from headstream.server.wire.generate import (
     GenerateCall,
     TokenVectors,
@@ -34,9 +38,11 @@ _FINISH: dict[FinishReason, pb.FinishReason.ValueType] = {
 class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
     """Next-token logits."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, session_idle: float) -> None:
+        """``session_idle``: seconds that a decoding session may take to make its first move."""
         self._models = models
         self._metrics = metrics
+        self._session_idle = session_idle
 
     async def Generate(  # noqa: N802 - named by the contract
         self,
@@ -69,6 +75,48 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 async with aclosing(continuation.replies(events)) as replies:
                     async for reply in replies:
                         yield reply
+
+    async def Decode(  # noqa: N802 - named by the contract
+        self,
+        request_iterator: AsyncIterator[pb.DecodeRequest],
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.DecodeResponse]:
+        """A session: the client chooses the tokens, the rows behind them come back."""
+        first = await _first_move(request_iterator, self._session_idle)
+        if first is None:
+            return
+        model = self._models.get(first.open.model)
+        opened = parse_open(first, model.limits)
+        with model.queue.enter() as tickets:
+            tokens = await tokenize(model, opened.prompt)
+            opened.check_prompt(len(tokens), model.limits)
+            model.queue.charge(tickets, [len(tokens)])
+            session = DecodeSession(model, self._metrics, opened, tickets[0])
+            async with aclosing(session.replies(tokens.ids, request_iterator)) as replies:
+                async for reply in replies:
+                    yield reply
+
+
+async def _first_move(
+    requests: AsyncIterator[pb.DecodeRequest], idle_seconds: float
+) -> pb.DecodeRequest | None:
+    """The move that opens a session; None: the client wants none after all.
+
+    Raises:
+        InvalidRequest: It is another move.
+        SessionExpired: It does not come.
+    """
+    timer = asyncio.timeout(idle_seconds)
+    try:
+        async with timer:
+            request = await anext(requests, None)
+    except TimeoutError:
+        if timer.expired():
+            raise SessionExpired(f"no move for {idle_seconds:g} s") from None
+        raise
+    if request is not None and not request.HasField("open"):
+        raise InvalidRequest("open", "the first move must be open")
+    return request
 
 
 def _new_tokens(parsed: GenerateCall, prompt_len: int, model: LoadedModel) -> int:

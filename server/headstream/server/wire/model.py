@@ -69,4 +69,9 @@ def _to_limits(limits: Limits) -> pb.Limits:
         max_reply_bytes=limits.max_reply_bytes,
         max_queued_requests=limits.max_queued_requests,
         max_queued_tokens=limits.max_queued_tokens,
+        max_branches=limits.max_branches,
+        max_session_tokens=limits.max_session_tokens,
+        max_all_session_tokens=limits.max_all_session_tokens,
+        session_idle_seconds=limits.session_idle_seconds,
+        session_seconds=limits.session_seconds,
     )
