@@ -41,6 +41,8 @@ class Job:
     max_new_tokens: int
     sampling: SamplingParams
     stop_token_ids: tuple[int, ...]
+    min_new_tokens: int
+    grammar: str
     outputs: Outputs
     stream: SequenceStream
     left: bool = False
@@ -117,6 +119,8 @@ class FakeHandle:
         max_new_tokens: int = 0,
         sampling: SamplingParams = GREEDY,
         stop_token_ids: Sequence[int] = (),
+        min_new_tokens: int = 0,
+        grammar: str = "",
         outputs: Outputs = NOTHING,
     ) -> SequenceStream:
         paused: list[bool] = []
@@ -126,7 +130,17 @@ class FakeHandle:
 
         stream = SequenceStream(on_leave=leave, on_flow=paused.append)
         ids, stops = tuple(token_ids), tuple(stop_token_ids)
-        job = Job(ids, max_new_tokens, sampling, stops, outputs, stream, paused=paused)
+        job = Job(
+            ids,
+            max_new_tokens,
+            sampling,
+            stops,
+            min_new_tokens,
+            grammar,
+            outputs,
+            stream,
+            paused=paused,
+        )
         self.jobs.append(job)
         self.script(job)
         return stream

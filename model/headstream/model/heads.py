@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from headstream.model import sampler
-from headstream.model.batch import RowRequest, RowResult
+from headstream.model.batch import LEADING, RowRequest, RowResult
 from headstream.model.families.base import Model
 from headstream.model.kernels.scan_rows import RowScan, ScanRows
 from headstream.model.outputs import LogitsSpec
-
-LEADING = 64
-"""Entries of each row that are found in the one pass over it."""
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -33,9 +30,9 @@ def finish_rows(
     """Logits, tokens and whatever else was asked for of rows ``resid`` [R, d]."""
     logits = model.unembed(model.final_norm(resid))  # [R, V]
     scan = scan_rows(logits, min(LEADING, logits.shape[1]))
-    largest: list[int] = scan.ids[:, 0].tolist()
+    leading = sampler.split_scan(scan)
     return [
-        _finish_row(_Row(logits, scan, index), largest[index], request)
+        _finish_row(_Row(logits, scan, index), leading[index], request)
         for index, request in enumerate(requests)
     ]
 
@@ -59,13 +56,11 @@ class _Row:
         return self.scan.log_totals[self.index]
 
 
-def _finish_row(row: _Row, largest: int, request: RowRequest) -> RowResult:
-    params = request.sampling
-    token_id = largest
-    if not (params.greedy and params.plain):
-        token_id = sampler.choose(row.logits.cpu(), request)
+def _finish_row(row: _Row, leading: sampler.Leading, request: RowRequest) -> RowResult:
+    full = row.logits.cpu().numpy() if request.needs_full_row else None
+    token_id = sampler.choose(leading, full, request)
     logprob = None
-    if request.logprob:
+    if request.logprob and token_id >= 0:
         logprob = float(row.logits[token_id]) - float(row.log_total)
     values, value_ids = _select(row, request.logits)
     return RowResult(token_id, logprob, values, value_ids)

@@ -40,6 +40,8 @@ async def run_sequence(
     max_new_tokens: int = 0,
     sampling: SamplingParams | None = None,
     stop_token_ids: tuple[int, ...] = (),
+    min_new_tokens: int = 0,
+    grammar: str = "",
     outputs: Outputs,
 ) -> AsyncGenerator[Event]:
     """The events of one sequence. Closing the generator frees what the sequence still holds."""
@@ -49,6 +51,8 @@ async def run_sequence(
         max_new_tokens=max_new_tokens,
         sampling=sampling or SamplingParams(),
         stop_token_ids=stop_token_ids,
+        min_new_tokens=min_new_tokens,
+        grammar=grammar,
         outputs=outputs,
     )
     call.input_tokens += len(token_ids)

@@ -77,6 +77,23 @@ EDGES: list[tuple[str, Check, Check]] = [
     ("sampling.top_p", lambda: sampling(top_p=0.01), lambda: sampling(top_p=0)),
     ("sampling.min_p", lambda: sampling(min_p=0.99), lambda: sampling(min_p=1)),
     ("sampling.min_p", lambda: sampling(min_p=0), lambda: sampling(min_p=-0.01)),
+    ("sampling.typical_p", lambda: sampling(typical_p=1), lambda: sampling(typical_p=1.01)),
+    ("sampling.typical_p", lambda: sampling(typical_p=0.01), lambda: sampling(typical_p=0)),
+    (
+        "sampling.allowed_token_ids",
+        lambda: sampling(allowed_token_ids=[0] * 4096),
+        lambda: sampling(allowed_token_ids=[0] * 4097),
+    ),
+    (
+        "sampling.forbidden_token_ids[1]",
+        lambda: sampling(forbidden_token_ids=[0, V - 1]),
+        lambda: sampling(forbidden_token_ids=[0, V]),
+    ),
+    (
+        "stop.min_new_tokens",
+        lambda: stop(min_new_tokens=3, max_new_tokens=3),
+        lambda: stop(min_new_tokens=4, max_new_tokens=3),
+    ),
     (
         "sampling.repetition_penalty",
         lambda: sampling(repetition_penalty=0.1),

@@ -12,6 +12,7 @@ from torch import Tensor
 from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
+from headstream.model.sampler import NO_TOKEN
 from headstream.server.engine.messages import (
     Abort,
     Delta,
@@ -110,6 +111,9 @@ class EngineCore:
         self._scheduler.advance(schedule)
         tokens: dict[Sequence, Token] = {}
         for sequence, row in zip(packed.token_sequences, output.rows, strict=True):
+            if row.token_id == NO_TOKEN:
+                sequence.finish = "dead_end"
+                continue
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
         now = time.monotonic_ns()

@@ -114,6 +114,8 @@ class EngineHandle:
         max_new_tokens: int = 0,
         sampling: SamplingParams = GREEDY,
         stop_token_ids: Sequence[int] = (),
+        min_new_tokens: int = 0,
+        grammar: str = "",
         outputs: Outputs = NO_OUTPUTS,
     ) -> SequenceStream:
         """Hand over a sequence: the only crossing in.
@@ -135,6 +137,8 @@ class EngineHandle:
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop_token_ids=tuple(stop_token_ids),
+                min_new_tokens=min_new_tokens,
+                grammar=grammar,
                 outputs=outputs,
             )
         )

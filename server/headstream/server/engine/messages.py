@@ -12,7 +12,7 @@ import msgspec
 
 from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "dead_end", "error"]
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -23,6 +23,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     max_new_tokens: int = 0  # 0: nothing is generated
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0  # before these no stop token is drawn
+    grammar: str = ""  # what the text must look like, for :mod:`grammars`; empty: anything
     outputs: Outputs = Outputs()
     cache_salt: bytes = b""  # cached chunks of prompts are shared under an equal salt only
 

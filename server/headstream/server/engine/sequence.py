@@ -68,6 +68,14 @@ class Sequence:
         return min(self.num_tokens - 1, max(self.first_wanted, self.num_reported))
 
     @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that may not be drawn next."""
+        banned = self.spec.sampling.forbidden_ids
+        if len(self.output_ids) < self.spec.min_new_tokens:
+            banned += self.spec.stop_token_ids
+        return banned
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens it can grow to."""
         return self.num_prompt + self.spec.max_new_tokens

@@ -28,6 +28,7 @@ from headstream.v1 import logits_service_pb2_grpc, types_pb2
 _FINISH: dict[FinishReason, pb.FinishReason.ValueType] = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
+    "dead_end": pb.FINISH_REASON_DEAD_END,
 }
 
 
@@ -61,6 +62,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 max_new_tokens=new_tokens,
                 sampling=parsed.sampling,
                 stop_token_ids=tuple(dict.fromkeys(parsed.stop.token_ids + eos)),
+                min_new_tokens=parsed.stop.min_new_tokens,
                 outputs=parsed.outputs,
             )
             continuation = _Continuation(model, parsed, len(tokens), self._metrics)
@@ -120,7 +122,8 @@ class _Continuation:
         token = event.token
         if token is not None and not self._text.stop_string:
             self._steps += 1
-            text = self._text.push(token.token_id)
+            may_stop = self._steps >= self._parsed.stop.min_new_tokens
+            text = self._text.push(token.token_id, may_stop=may_stop)
             if token.logits is not None:
                 self._count("logits", len(token.logits.data))
             yield from step_events(token, text)
