@@ -19,7 +19,7 @@ from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 from headstream.server.config_sources import load_settings
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.handle import EngineState
-from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats
+from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
 from headstream.server.engine.stream import (
     RowsEvent,
     SequenceStream,
@@ -144,6 +144,9 @@ class FakeHandle:
         self.jobs.append(job)
         self.script(job)
         return stream
+
+    def teach(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
 
     async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
         return float_tensor(np.array([[float(i)] * D_MODEL for i in token_ids]))

@@ -23,7 +23,7 @@ NO_TOKEN = -1
 _COLDEST = 1e-6  # temperature; below it float32 logits differ by far more than it or not at all
 _STRIDE = 512  # weights that are summed on the way to a drawn one
 _FEW = 4096  # tokens that are sorted rather than looked for in the row
-_BAN = np.float32(3e38)  # taken off the logits of tokens that may not be drawn
+_BAN = 3e38  # taken off the logits of tokens that may not be drawn
 
 
 class Leading(NamedTuple):
@@ -88,7 +88,16 @@ def _rank(leading: Leading, row: Values | None, request: RowRequest) -> Ranking 
         ids = np.flatnonzero(permitted)
         order = np.argsort(-row[ids], kind="stable")
         return Ranking(row[ids[order]], ids[order])
-    return Ranking(values[keep], ids[keep], lambda: row + (permitted - np.float32(1)) * _BAN)
+    return Ranking(values[keep], ids[keep], lambda: _without(row, permitted))
+
+
+def _without(row: Values, permitted: NDArray[np.bool_]) -> Values:
+    """A copy of ``row`` [V] in which what is not ``permitted`` [V] weighs nothing."""
+    lift: Values = permitted.astype(np.float32)
+    lift -= 1
+    lift *= _BAN
+    lift += row
+    return lift
 
 
 def _permitted(request: RowRequest, d_vocab: int) -> NDArray[np.bool_]:

@@ -286,9 +286,10 @@ Global___SamplingParams: typing_extensions.TypeAlias = SamplingParams
 
 @typing.final
 class Constraint(google.protobuf.message.Message):
-    """A shape that the generated text keeps. Only tokens that lead on to such a text are drawn, and the
+    """A shape that the generated text keeps. Only tokens that lead on to such a text are drawn. The
     continuation ends (FINISH_REASON_STOP) where the text is complete and nothing more may follow, also
-    before `min_new_tokens`. A continuation cut by `max_new_tokens` holds the beginning of such a text.
+    before `min_new_tokens`, and with an end-of-text token, which may be drawn wherever the text is
+    complete, also with `ignore_eos`. Cut by `max_new_tokens` it holds the beginning of such a text.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -299,8 +300,8 @@ class Constraint(google.protobuf.message.Message):
     regex: builtins.str
     """A regular expression (syntax of Rust's `regex`) that the whole text matches."""
     json_schema: builtins.str
-    """A JSON schema, as JSON: the text is one JSON value that it admits. Keywords that cannot be
-    kept are refused.
+    """A JSON schema, as JSON: the text is one JSON value that it admits, with at most 16 characters
+    of white space between its parts. Keywords that cannot be kept are refused.
     """
     lark: builtins.str
     """A context-free grammar in the Lark form that llguidance reads; its first rule is `start`."""

@@ -10,7 +10,7 @@ from headstream.model.outputs import Outputs, SamplingParams
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.stream import Event
-from headstream.server.errors import EngineFault
+from headstream.server.errors import EngineFault, InvalidRequest
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
@@ -62,6 +62,11 @@ async def run_sequence(
     try:
         async with stream:
             async for event in stream:
+                if event.finish == "refused":
+                    raise InvalidRequest(
+                        "sampling.constraint",
+                        "too complex, or it names special tokens that the model does not have",
+                    )
                 if event.finish == "error":
                     raise EngineFault("the engine reported a fault of this sequence")
                 finished = event.finish is not None

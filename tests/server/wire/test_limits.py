@@ -40,6 +40,10 @@ def sampling(**fields: Any) -> Any:
     return generate(sampling=pb.SamplingParams(**fields))
 
 
+def constraint(**fields: str) -> Any:
+    return sampling(constraint=pb.Constraint(**fields))
+
+
 def stop(**fields: Any) -> Any:
     return generate(stop=pb.StopConditions(**fields))
 
@@ -88,6 +92,23 @@ EDGES: list[tuple[str, Check, Check]] = [
         "sampling.forbidden_token_ids[1]",
         lambda: sampling(forbidden_token_ids=[0, V - 1]),
         lambda: sampling(forbidden_token_ids=[0, V]),
+    ),
+    ("sampling.constraint", lambda: constraint(regex="a"), lambda: constraint()),
+    (
+        "sampling.constraint.regex",
+        lambda: constraint(regex="a" * 65_536),
+        lambda: constraint(regex="a" * 65_537),
+    ),
+    ("sampling.constraint.lark", lambda: constraint(lark="s"), lambda: constraint(lark="")),
+    (
+        "sampling.constraint.json_schema",
+        lambda: constraint(json_schema="{}"),
+        lambda: constraint(json_schema="{"),
+    ),
+    (
+        "sampling.constraint.json_schema",
+        lambda: constraint(json_schema="[" * 100 + "]" * 100),
+        lambda: constraint(json_schema="[" * 30_000 + "]" * 30_000),
     ),
     (
         "stop.min_new_tokens",

@@ -13,6 +13,7 @@ from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
+from headstream.server.engine.grammars import Grammars
 from headstream.server.engine.messages import (
     Abort,
     Delta,
@@ -27,6 +28,7 @@ from headstream.server.engine.messages import (
     Submit,
     ToEngine,
     Token,
+    Vocabulary,
 )
 from headstream.server.engine.packing import Packed, pack
 from headstream.server.engine.report import Frames
@@ -45,16 +47,19 @@ class EngineCore:
         self._send = send
         self._steps = 0
         self._refused: list[Delta] = []
+        self._grammars = Grammars()
+        self._compiling: dict[int, Sequence] = {}
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self._scheduler.has_work or bool(self._refused)
+        return self._scheduler.has_work or bool(self._refused) or bool(self._grammars)
 
     def step(self) -> None:
         """Compute the next rows of every scheduled sequence and report what came of it."""
         begin = time.monotonic_ns()
         frames = Frames()
+        self._admit_compiled()
         deltas, self._refused = self._refused, []
         schedule = self._scheduler.schedule()
         if schedule:
@@ -77,11 +82,15 @@ class EngineCore:
             case Submit():
                 self._submit(message)
             case Abort(id=sequence_id):
+                self._grammars.drop(sequence_id)
+                self._compiling.pop(sequence_id, None)
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.remove(sequence)
             case Flow(id=sequence_id, paused=paused):
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.pause(sequence, paused=paused)
+            case Vocabulary():
+                self._grammars.learn(message)
             case Lookup():
                 self._lookup(message)
             case _:
@@ -92,8 +101,22 @@ class EngineCore:
         if not spec.token_ids or not self._scheduler.fits(sequence):
             error = f"sequence of {sequence.max_tokens} tokens does not fit the KV memory"
             self._refused.append(Delta(spec.id, finish="error", error=error))
+        elif spec.grammar:
+            self._compiling[spec.id] = sequence
+            self._grammars.compile(spec.id, spec.grammar)
         else:
             self._scheduler.add(sequence)
+
+    def _admit_compiled(self) -> None:
+        """Schedule the sequences whose grammars are compiled; with nothing else to do, wait."""
+        idle = not self._scheduler.has_work and not self._refused
+        for sequence_id, outcome in self._grammars.take_ready(block=idle):
+            sequence = self._compiling.pop(sequence_id)
+            if isinstance(outcome, Exception):
+                self._refused.append(Delta(sequence_id, finish="refused", error=repr(outcome)))
+            else:
+                sequence.matcher = outcome
+                self._scheduler.add(sequence)
 
     def _lookup(self, message: Lookup) -> None:
         frames = Frames()

@@ -34,6 +34,7 @@ from headstream.server.engine.messages import (
     StepStats,
     Submit,
     ToEngine,
+    Vocabulary,
 )
 from headstream.server.engine.stream import SequenceStream, WireTensor
 from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
@@ -143,6 +144,10 @@ class EngineHandle:
             )
         )
         return stream
+
+    def teach(self, vocabulary: Vocabulary) -> None:
+        """Tell the engine the bytes of all tokens; until then it refuses grammars."""
+        self._send(vocabulary)
 
     async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
         """Rows of E for ``token_ids``: [n, d].

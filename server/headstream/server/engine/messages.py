@@ -12,7 +12,7 @@ import msgspec
 
 from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 
-FinishReason = Literal["stop", "length", "dead_end", "error"]
+FinishReason = Literal["stop", "length", "dead_end", "refused", "error"]
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -24,7 +24,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: tuple[int, ...] = ()
     min_new_tokens: int = 0  # before these no stop token is drawn
-    grammar: str = ""  # what the text must look like, for :mod:`grammars`; empty: anything
+    grammar: str = ""  # what the text must look like, in llguidance's form; empty: anything
     outputs: Outputs = Outputs()
     cache_salt: bytes = b""  # cached chunks of prompts are shared under an equal salt only
 
@@ -42,6 +42,14 @@ class Flow(msgspec.Struct, frozen=True, tag="flow"):
     paused: bool
 
 
+class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
+    """The bytes of all tokens, which grammars are followed over; sent once, after the start."""
+
+    tokens: list[bytes]  # [V]; empty where a row of the unembedding has no token
+    special_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+
+
 class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
     """Rows of E for these tokens; answered by one :class:`LookupReply`."""
 
@@ -54,7 +62,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Stop now."""
 
 
-ToEngine = Submit | Abort | Flow | Lookup | Shutdown
+ToEngine = Submit | Abort | Flow | Vocabulary | Lookup | Shutdown
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):

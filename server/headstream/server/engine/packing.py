@@ -108,6 +108,7 @@ def _row_request(sequence: Sequence) -> RowRequest:
         prompt_ids=spec.token_ids,
         output_ids=sequence.output_ids,
         banned_ids=sequence.banned_ids,
+        mask=None if sequence.matcher is None else sequence.matcher.mask(),
     )
 
 

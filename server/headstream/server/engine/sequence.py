@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.outputs import Outputs
+from headstream.server.engine.grammars import Matcher
 from headstream.server.engine.messages import FinishReason, Submit
 
 
@@ -30,6 +31,7 @@ class Sequence:
     num_reported: int = 0  # positions whose rows went out; a recomputed position is not sent twice
     first_step_ns: int = 0
     finish: FinishReason | None = None
+    matcher: Matcher | None = None  # of its grammar; stays when it is preempted
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_prompt: int = field(init=False)
@@ -103,9 +105,11 @@ class Sequence:
         """Take a drawn token and decide whether it is the last."""
         self.output_ids.append(token_id)
         self.token_ids.append(token_id)
+        if self.matcher is not None:
+            self.finish = self.matcher.take(token_id)
         if token_id in self.spec.stop_token_ids:
             self.finish = "stop"
-        elif len(self.output_ids) == self.spec.max_new_tokens:
+        elif self.finish is None and len(self.output_ids) == self.spec.max_new_tokens:
             self.finish = "length"
 
     @property

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 
+from headstream.server import grammar_text
 from headstream.server.call import Call, current_call
 from headstream.server.context import Context
 from headstream.server.detokenizer import Detokenizer
 from headstream.server.engine.messages import FinishReason
 from headstream.server.engine.stream import Event
+from headstream.server.errors import InvalidRequest
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget
+from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.generate import (
     GenerateCall,
     TokenVectors,
@@ -47,6 +51,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         """Continue a prompt: a start, a step per token, an end."""
         model = self._models.get(request.model)
         parsed = parse_generate(request, model.limits)
+        grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
         with model.queue.enter() as tickets:
             tokens = await tokenize(model, parsed.prompt)
             new_tokens = _new_tokens(parsed, len(tokens), model)
@@ -63,6 +68,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 sampling=parsed.sampling,
                 stop_token_ids=tuple(dict.fromkeys(parsed.stop.token_ids + eos)),
                 min_new_tokens=parsed.stop.min_new_tokens,
+                grammar=grammar,
                 outputs=parsed.outputs,
             )
             continuation = _Continuation(model, parsed, len(tokens), self._metrics)
@@ -71,6 +77,13 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 async with aclosing(continuation.replies(events)) as replies:
                     async for reply in replies:
                         yield reply
+
+
+async def _checked(constraint: Constraint) -> str:
+    """The grammar, if it is one; looked at in a thread."""
+    if message := await asyncio.to_thread(grammar_text.problem, constraint.grammar):
+        raise InvalidRequest(constraint.field, message)
+    return constraint.grammar
 
 
 def _new_tokens(parsed: GenerateCall, prompt_len: int, model: LoadedModel) -> int:
