@@ -154,6 +154,33 @@ async def test_stop_tokens_are_merged_with_the_models_own(running: Running) -> N
     assert [job.stop_token_ids for job in running.handle.jobs] == [(7, 1), (7,)]
 
 
+async def test_a_chat_without_a_template_is_refused(running: Running) -> None:
+    chat = types_pb2.Chat(messages=[types_pb2.ChatMessage(role="user", content="hi")])
+    code, details = await refusal(running, prompt=types_pb2.Input(chat=chat))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert details == "prompt.chat: the model has no chat template; send text or token_ids"
+    assert running.handle.jobs == []
+
+
+async def test_a_chat_is_read_as_its_template_writes_it(checkpoint: Path) -> None:
+    """With one beginning mark: that of the template."""
+    source = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    (checkpoint / "chat_template.jinja").write_text(source)
+    (checkpoint / "tokenizer_config.json").write_text('{"bos_token": "<bos>"}')
+    chat = types_pb2.Chat(messages=[types_pb2.ChatMessage(role="user", content="hi")])
+    async with front_fakes.running_front(checkpoint) as running:
+        await generate(running, prompt=types_pb2.Input(chat=chat))
+        chat.add_generation_prompt = False
+        await generate(running, prompt=types_pb2.Input(chat=chat))
+        texts = ["<bos>user: hi\nassistant:", "<bos>user: hi\n"]
+        expected = [TOKENIZER.encode(text, skip_special=True).ids for text in texts]
+        assert [job.token_ids for job in running.handle.jobs] == expected
+        assert expected[0].count(expected[0][0]) == 1
+
+
 async def test_the_engine_gets_the_grammar_and_the_vocabulary(running: Running) -> None:
     constrained = pb.SamplingParams(constraint=pb.Constraint(regex="[0-9]+"))
     stop = pb.StopConditions(min_new_tokens=2, max_new_tokens=3)

@@ -36,6 +36,11 @@ def ids(*values: int) -> Any:
     return generate(prompt=types_pb2.Input(token_ids=types_pb2.TokenIds(ids=values)))
 
 
+def chat(*messages: tuple[str, str]) -> Any:
+    made = [types_pb2.ChatMessage(role=role, content=content) for role, content in messages]
+    return generate(prompt=types_pb2.Input(chat=types_pb2.Chat(messages=made)))
+
+
 def sampling(**fields: Any) -> Any:
     return generate(sampling=pb.SamplingParams(**fields))
 
@@ -70,6 +75,17 @@ EDGES: list[tuple[str, Check, Check]] = [
     ("prompt.text", lambda: text("a"), lambda: text("")),
     ("prompt.token_ids", lambda: ids(0), ids),
     ("prompt.token_ids.ids[1]", lambda: ids(0, V - 1), lambda: ids(0, V)),
+    ("prompt.chat.messages", lambda: chat(("u", "")), chat),
+    (
+        "prompt.chat",
+        lambda: chat(("user", "é" * 6), ("user", "")),
+        lambda: chat(("user", "é" * 6), ("user", "a")),
+    ),
+    (
+        "prompt.chat.messages[0].role",
+        lambda: chat(("u", "a")),
+        lambda: chat(("", "a")),
+    ),
     ("sampling.temperature", lambda: sampling(temperature=0), lambda: sampling(temperature=-0.1)),
     ("sampling.temperature", lambda: sampling(temperature=100), lambda: sampling(temperature=101)),
     (
@@ -93,7 +109,7 @@ EDGES: list[tuple[str, Check, Check]] = [
         lambda: sampling(forbidden_token_ids=[0, V - 1]),
         lambda: sampling(forbidden_token_ids=[0, V]),
     ),
-    ("sampling.constraint", lambda: constraint(regex="a"), lambda: constraint()),
+    ("sampling.constraint", lambda: constraint(regex="a"), constraint),
     (
         "sampling.constraint.regex",
         lambda: constraint(regex="a" * 65_536),
