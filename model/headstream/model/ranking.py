@@ -21,7 +21,7 @@ NOTHING = (np.zeros(0, np.float32), np.zeros(0, np.int64))
 """Values and ids where none are known."""
 
 _LEADING = 64  # entries looked for where none are known
-_STEPS = 12  # times that a bound moves, each time twice as far, before everything is taken
+_STEPS, _GROWTH = 24, 1.25  # times that a bound moves, each time further, until all is taken
 _MARGIN = 1e-5  # more than the share by which float32 sums over a row may be off
 
 
@@ -166,7 +166,7 @@ def _search(
 ) -> Ids:
     """Indices of ``keys`` up to the first bound that is ``enough``, by ascending key."""
     for _ in range(_STEPS):
-        bound, step = bound + step, 2 * step
+        bound, step = bound + step, _GROWTH * step
         if enough(bound):
             return _order(keys, bound)
     return np.argsort(keys, kind="stable")
