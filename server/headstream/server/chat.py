@@ -70,7 +70,8 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals.update({"raise_exception": _refuse, "strftime_now": _now})
+        functions = cast("dict[str, object]", environment.globals)
+        functions.update({"raise_exception": _refuse, "strftime_now": _now})
         return environment.from_string(self._source)
 
 
