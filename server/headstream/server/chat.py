@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -70,8 +70,8 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
         environment.filters["tojson"] = _to_json
-        functions = cast("dict[str, object]", environment.globals)
-        functions.update({"raise_exception": _refuse, "strftime_now": _now})
+        functions: dict[str, Any] = {"raise_exception": _refuse, "strftime_now": _now}
+        environment.globals.update(functions)
         return environment.from_string(self._source)
 
 
