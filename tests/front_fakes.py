@@ -19,7 +19,7 @@ from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 from headstream.server.config_sources import load_settings
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.handle import EngineState
-from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats
+from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
 from headstream.server.engine.stream import (
     RowsEvent,
     SequenceStream,
@@ -41,6 +41,8 @@ class Job:
     max_new_tokens: int
     sampling: SamplingParams
     stop_token_ids: tuple[int, ...]
+    min_new_tokens: int
+    grammar: str
     outputs: Outputs
     stream: SequenceStream
     left: bool = False
@@ -117,6 +119,8 @@ class FakeHandle:
         max_new_tokens: int = 0,
         sampling: SamplingParams = GREEDY,
         stop_token_ids: Sequence[int] = (),
+        min_new_tokens: int = 0,
+        grammar: str = "",
         outputs: Outputs = NOTHING,
     ) -> SequenceStream:
         paused: list[bool] = []
@@ -126,10 +130,23 @@ class FakeHandle:
 
         stream = SequenceStream(on_leave=leave, on_flow=paused.append)
         ids, stops = tuple(token_ids), tuple(stop_token_ids)
-        job = Job(ids, max_new_tokens, sampling, stops, outputs, stream, paused=paused)
+        job = Job(
+            ids,
+            max_new_tokens,
+            sampling,
+            stops,
+            min_new_tokens,
+            grammar,
+            outputs,
+            stream,
+            paused=paused,
+        )
         self.jobs.append(job)
         self.script(job)
         return stream
+
+    def teach(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
 
     async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
         return float_tensor(np.array([[float(i)] * D_MODEL for i in token_ids]))

@@ -18,6 +18,32 @@ def test_text_and_token_ids_are_told_apart():
     assert list(_requests.text_input([1, 2]).token_ids.ids) == [1, 2]
 
 
+def test_a_chat_is_a_list_of_messages():
+    messages = [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]
+    chat = _requests.text_input(messages, add_generation_prompt=True).chat
+    assert [(message.role, message.content) for message in chat.messages] == [
+        ("system", "b"),
+        ("user", "a"),
+    ]
+    assert chat.add_generation_prompt
+    assert not _requests.text_input(messages).chat.add_generation_prompt
+    assert _requests.text_input([]).WhichOneof("content") == "token_ids"
+    with pytest.raises(ValueError, match="name"):
+        _requests.text_input([{"role": "user", "name": "a"}])
+
+
+def test_one_constraint_at_most():
+    assert _requests.constraint(None, None, None) is None
+    assert _requests.constraint("a+", None, None) == logits_pb.Constraint(regex="a+")
+    assert _requests.constraint(None, {"type": "null"}, None) == logits_pb.Constraint(
+        json_schema='{"type": "null"}'
+    )
+    assert _requests.constraint(None, "{}", None) == logits_pb.Constraint(json_schema="{}")
+    assert _requests.constraint(None, None, "start: x") == logits_pb.Constraint(lark="start: x")
+    with pytest.raises(ValueError, match="one of"):
+        _requests.constraint("a", "{}", None)
+
+
 def test_every_way_to_ask_for_logits():
     assert logits("none").mode == logits_pb.LOGITS_MODE_UNSPECIFIED
     assert logits("full").mode == logits_pb.LOGITS_MODE_FULL

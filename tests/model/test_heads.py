@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstream.model.batch import RowRequest, RowResult
+from headstream.model.batch import LEADING, RowRequest, RowResult
 from headstream.model.families.base import Model
-from headstream.model.heads import LEADING, finish_rows
+from headstream.model.heads import finish_rows
 from headstream.model.kernels import Kernels
 from headstream.model.layers.unembedding import Unembedding
 from headstream.model.outputs import LogitsSpec, SamplingParams

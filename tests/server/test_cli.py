@@ -182,3 +182,19 @@ def test_the_demo_says_why_its_server_could_not_start(tmp_path):
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_generate_says_it_to_a_chat_model_and_keeps_a_schema(script, tmp_path):
+    with_logits(script)
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}')
+    arguments = ("--chat", "--system", "Be brief.", "--json-schema", str(schema), "--json")
+    assert run("generate", "So", "-a", script.address, *arguments).exit_code == 0
+    (request,) = [made for made in script.requests if hasattr(made, "prompt")]
+    chat = request.prompt.chat
+    assert [(message.role, message.content) for message in chat.messages] == [
+        ("system", "Be brief."),
+        ("user", "So"),
+    ]
+    assert chat.add_generation_prompt
+    assert request.sampling.constraint.json_schema == '{"type": "object"}'

@@ -101,3 +101,24 @@ def test_no_stop_string_is_ever_sent(text: str, stops: list[str]) -> None:
     assert not any(stop in sent for stop in stops)
     assert text.startswith(sent + stop)
     assert bool(stop) == any(stop in text for stop in stops)
+
+
+def test_a_stop_string_is_text_while_it_may_not_stop() -> None:
+    """It ends what comes later, also where it began before; a shorter one within it does not."""
+
+    def steps(text: str, may_stop: str, *stops: str) -> tuple[str, str]:
+        detokenizer = Detokenizer(Surfaces(LIBRARIES[0]), stops)
+        found = ""
+        for letter, may in zip(text, may_stop, strict=True):
+            [token_id] = BYTES.encode(letter, skip_special=True).ids
+            found += detokenizer.push(token_id, may_stop=may == "+")
+            if detokenizer.stop_string:
+                break
+        return found + detokenizer.flush(), detokenizer.stop_string
+
+    assert steps("abcabc", "---+++", "bc") == ("abca", "bc")
+    assert steps("abc", "--+", "bc") == ("a", "bc")
+    assert steps("abcd", "---+", "bc") == ("abcd", "")
+    assert steps("xabz", "---+", "ab", "xaby") == ("xabz", "")
+    assert steps("xaby", "---+", "ab", "xaby") == ("", "xaby")
+    assert steps("abab", "--++", "ab") == ("ab", "ab")

@@ -59,6 +59,11 @@ def generating(client: Client) -> None:
         top_k=40,
         top_p=0.9,
         min_p=0.05,
+        typical_p=0.95,
+        min_new_tokens=2,
+        allowed_token_ids=[3, 4],
+        forbidden_token_ids=[5],
+        json_schema={"type": "object"},
         repetition_penalty=1.1,
         presence_penalty=0.1,
         frequency_penalty=0.1,
@@ -82,7 +87,7 @@ def generating(client: Client) -> None:
             assert_type(step.logits, Array | TopLogits | None)
             assert_type(step.embedding, Array | None)
     assert_type(generation.text, str)
-    assert_type(generation.finish_reason, Literal["stop", "length"] | None)
+    assert_type(generation.finish_reason, Literal["stop", "length", "dead_end"] | None)
     assert_type(generation.usage, Usage | None)
     assert_type(generation.timings, Timings | None)
     assert_type(generation.fingerprint, Fingerprint | None)
@@ -94,6 +99,7 @@ def generating(client: Client) -> None:
 def ways_to_say_what(client: Client) -> None:
     client.generate([2, 5, 9], logits="full", stop="end")
     client.generate("a", logits=[7, 8], embeddings=None)
+    client.generate([{"role": "user", "content": "a"}], regex="a+")
     client.generate("a", logits="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -73,6 +73,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         *,
         model: str = "",
         max_new_tokens: int = 16,
+        min_new_tokens: int = 0,
         logits: LogitsWanted = "none",
         top_logits: int = 10,
         logprobs: bool = False,
@@ -81,10 +82,16 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        typical_p: float = 1.0,
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
         logit_bias: Mapping[int, float] | None = None,
+        allowed_token_ids: Sequence[int] = (),
+        forbidden_token_ids: Sequence[int] = (),
+        regex: str | None = None,
+        json_schema: str | Mapping[str, object] | None = None,
+        lark: str | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
@@ -97,9 +104,12 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         """Continue a prompt, one step per token.
 
         Args:
-            prompt: A text, or token ids taken as they are.
+            prompt: A text; token ids taken as they are; or a chat, a list of messages such as
+                `{"role": "user", "content": "Hello"}`, which the model's template turns into text.
             model: Name of the model; empty for the server's first.
             max_new_tokens: Most tokens to generate.
+            min_new_tokens: Tokens before which nothing ends it but these and `max_new_tokens`: no
+                stop token is drawn, and stop strings are text.
             logits: The raw logits each token was drawn from: "none"; "top", the largest with their
                 ids; "full", all [V]; or token ids, whose logits come in that order.
             top_logits: How many with "top".
@@ -109,10 +119,17 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             top_k: Draw among the k likeliest; 0 for all.
             top_p: Draw among the fewest tokens that reach this probability, in (0, 1].
             min_p: Draw among tokens with this fraction of the likeliest's probability, in [0, 1).
+            typical_p: Draw among the tokens whose surprise is nearest to the entropy, until they
+                reach this probability, in (0, 1].
             repetition_penalty: Above 1 makes tokens of the prompt and output less likely.
             presence_penalty: Subtracted from the logits of tokens generated before.
             frequency_penalty: The same, times how often.
             logit_bias: Added to the logits of these token ids.
+            allowed_token_ids: Draw no others; empty for all.
+            forbidden_token_ids: Never draw these.
+            regex: The whole generated text matches it (syntax of Rust's `regex`).
+            json_schema: The text is one JSON value that this schema admits.
+            lark: The text is a sentence of this grammar (the Lark form that llguidance reads).
             seed: Repeats a draw; None lets the server pick one, told in `Generation.seed`.
             stop: Strings that end it; the text is cut before the first of them.
             stop_token_ids: Tokens that end it.
@@ -128,20 +145,27 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             whole. Errors are raised by iterating.
 
         Raises:
-            ValueError: An argument is an unknown word or out of its type's range.
+            ValueError: An argument is an unknown word or out of its type's range, or more than one
+                of regex, json_schema and lark is given.
         """
         request = logits_pb.GenerateRequest(
             model=model,
-            prompt=_requests.text_input(prompt, skip_special_tokens=skip_special_tokens),
+            prompt=_requests.text_input(
+                prompt, skip_special_tokens=skip_special_tokens, add_generation_prompt=True
+            ),
             sampling=logits_pb.SamplingParams(
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
+                typical_p=typical_p,
                 repetition_penalty=repetition_penalty,
                 presence_penalty=presence_penalty,
                 frequency_penalty=frequency_penalty,
                 logit_bias=logit_bias,
+                allowed_token_ids=allowed_token_ids,
+                forbidden_token_ids=forbidden_token_ids,
+                constraint=_requests.constraint(regex, json_schema, lark),
                 seed=seed,
             ),
             stop=_requests.stop_conditions(
@@ -149,6 +173,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 token_ids=stop_token_ids,
                 ignore_eos=ignore_eos,
                 max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
             ),
             logits=_requests.logits_options(
                 logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype

@@ -16,9 +16,10 @@ from headstream.v1 import logits_service_pb2 as pb
 if TYPE_CHECKING:
     from headstream.client._results import Array
 
-_FINISH_REASONS: dict[int, Literal["stop", "length"]] = {
+_FINISH_REASONS: dict[int, Literal["stop", "length", "dead_end"]] = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_DEAD_END: "dead_end",
 }
 
 
@@ -35,7 +36,8 @@ class GenerationState:
         prompt_ids: The prompt's token ids.
         seed: Seed in use, for repeating a sampled continuation.
         text: All text so far; after the last step, exactly the whole continuation.
-        finish_reason: "stop" or "length". None until the end, as are:
+        finish_reason: "stop", "length", or "dead_end" where no token could come next. None until
+            the end, as are:
         usage: What the request used.
         timings: Where its time went.
         stop_string: The stop string that was met; empty where there was none.
@@ -49,7 +51,7 @@ class GenerationState:
         self.prompt_ids: list[int] = []
         self.seed: int | None = None
         self.text = ""
-        self.finish_reason: Literal["stop", "length"] | None = None
+        self.finish_reason: Literal["stop", "length", "dead_end"] | None = None
         self.usage: Usage | None = None
         self.timings: Timings | None = None
         self.stop_string = ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
@@ -11,12 +13,14 @@ from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
 from headstream.v1 import types_pb2 as types_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from headstream.client._tensors import FloatType, VectorType
 
-Text: TypeAlias = "str | Sequence[int]"
-"""What a model reads: a text, or token ids taken as they are."""
+Message: TypeAlias = "Mapping[str, str]"
+"""One message of a chat: `{"role": "user", "content": "..."}`."""
+Text: TypeAlias = "str | Sequence[int] | Sequence[Message]"
+"""What a model reads: a text, token ids taken as they are, or a chat."""
 LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
 PoolingName: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
 SpanUnit: TypeAlias = Literal["char", "byte"]
@@ -34,15 +38,40 @@ _UNITS: Mapping[str, embeddings_pb.OffsetUnit.ValueType] = {
 }
 
 
-def text_input(text: Text, *, skip_special_tokens: bool = False) -> types_pb.Input:
-    """A text or token ids as an input.
+def text_input(
+    text: Text, *, skip_special_tokens: bool = False, add_generation_prompt: bool = False
+) -> types_pb.Input:
+    """A text, token ids or a chat as an input.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: It is none of them.
+        ValueError: A message has another key than role and content.
     """
     if isinstance(text, str):
         return types_pb.Input(text=text, skip_special_tokens=skip_special_tokens)
-    return types_pb.Input(token_ids=types_pb.TokenIds(ids=text))
+    if text and isinstance(text[0], Mapping):
+        messages = [types_pb.ChatMessage(**message) for message in cast("Sequence[Message]", text)]
+        chat = types_pb.Chat(messages=messages, add_generation_prompt=add_generation_prompt)
+        return types_pb.Input(chat=chat)
+    return types_pb.Input(token_ids=types_pb.TokenIds(ids=cast("Sequence[int]", text)))
+
+
+def constraint(
+    regex: str | None, json_schema: str | Mapping[str, object] | None, lark: str | None
+) -> logits_pb.Constraint | None:
+    """What the generated text must look like; None where nothing is said.
+
+    Raises:
+        ValueError: More than one of them is given.
+    """
+    if sum(kind is not None for kind in (regex, json_schema, lark)) > 1:
+        raise ValueError("give one of regex, json_schema and lark")
+    if json_schema is not None:
+        text = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
+        return logits_pb.Constraint(json_schema=text)
+    if regex is not None:
+        return logits_pb.Constraint(regex=regex)
+    return None if lark is None else logits_pb.Constraint(lark=lark)
 
 
 def logits_options(
@@ -94,7 +123,12 @@ def decode_open(
 
 
 def stop_conditions(
-    stop: str | Sequence[str], *, token_ids: Sequence[int], ignore_eos: bool, max_new_tokens: int
+    stop: str | Sequence[str],
+    *,
+    token_ids: Sequence[int],
+    ignore_eos: bool,
+    max_new_tokens: int,
+    min_new_tokens: int = 0,
 ) -> logits_pb.StopConditions:
     """When a continuation ends."""
     return logits_pb.StopConditions(
@@ -102,6 +136,7 @@ def stop_conditions(
         token_ids=token_ids,
         strings=[stop] if isinstance(stop, str) else stop,
         ignore_eos=ignore_eos,
+        min_new_tokens=min_new_tokens,
     )
 
 

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headstream.model.outputs import LogitsSpec, SamplingParams
@@ -28,6 +30,9 @@ FINAL = -1
 
 PREFILL_GRID = 256
 """Prompts are cut at multiples of this position only: a row's bits never depend on the cut."""
+
+LEADING = 64
+"""Entries of each row of logits that are found in the one pass over it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +45,23 @@ class RowRequest:
     draw: int  # tokens generated before this one: the counter of the seeded draws
     prompt_ids: Sequence[int]  # for penalties
     output_ids: Sequence[int]
+    banned_ids: tuple[int, ...] = ()  # not to be drawn this time
+    # uint8 [V / 8, rounded up]: bit i % 8 of byte i // 8 says whether token i may be drawn
+    mask: NDArray[np.uint8] | None = None
+
+    @property
+    def restricted(self) -> bool:
+        """Whether some tokens may not be drawn at all."""
+        return bool(self.banned_ids or self.sampling.allowed_ids) or self.mask is not None
+
+    @property
+    def needs_full_row(self) -> bool:
+        """Whether the largest ``LEADING`` entries of the row may not be enough to choose from."""
+        params = self.sampling
+        if not params.plain or params.allowed_ids or self.mask is not None:
+            return True
+        wanted = 1 if params.greedy else params.top_k
+        return wanted == 0 or wanted + len(self.banned_ids) > LEADING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +107,7 @@ class PackedBatch:
 class RowResult:
     """The outcome of one unembedded row."""
 
-    token_id: int
+    token_id: int  # -1: none may be drawn
     logprob: float | None  # of the token, in the raw row
     values: Tensor | None  # [k] or [V], in the dtype asked for, on CPU
     value_ids: tuple[int, ...]  # token ids of the values, for top-k

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from headstream.model import sampler
-from headstream.model.batch import RowRequest, RowResult
+from headstream.model.batch import LEADING, RowRequest, RowResult
 from headstream.model.families.base import Model
 from headstream.model.kernels.unembed import LogitRows
 from headstream.model.outputs import LogitsSpec
-
-LEADING = 64
-"""Entries of each row that are found while it is made."""
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -32,21 +29,22 @@ def finish_rows(model: Model, resid: Tensor, requests: tuple[RowRequest, ...]) -
 
     A row of logits is kept where its largest entries do not answer the request.
     """
-    keep = [index for index, request in enumerate(requests) if _wants_whole_row(request)]
+    keep = [index for index, request in enumerate(requests) if _keeps_row(request)]
     normed = model.final_norm(resid)  # [R, d]
     found = model.unembed.look_through(normed, keep=keep, count=LEADING)
     kept = dict(zip(keep, found.kept, strict=True))
-    largest: list[int] = found.ids[:, 0].tolist()
+    leading = sampler.split_rows(found)
     return [
-        _finish_row(_Row(found, kept.get(index), index), largest[index], request)
+        _finish_row(_Row(found, kept.get(index), index), leading[index], request)
         for index, request in enumerate(requests)
     ]
 
 
-def _wants_whole_row(request: RowRequest) -> bool:
+def _keeps_row(request: RowRequest) -> bool:
+    """Whether more of the row is wanted than its largest entries."""
     spec = request.logits
     leading = spec.mode == "none" or (spec.mode == "top" and spec.top_k <= LEADING)
-    return not (leading and request.sampling.greedy and request.sampling.plain)
+    return request.needs_full_row or not leading
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +67,14 @@ class _Row:
         return self.found.log_totals[self.index]
 
 
-def _finish_row(row: _Row, largest: int, request: RowRequest) -> RowResult:
-    params = request.sampling
-    if params.greedy and params.plain:
-        token_id, logit = largest, row.found.values[row.index, 0]
-    else:
-        token_id = sampler.choose(row.logits.cpu(), request)
-        logit = row.logits[token_id]
-    logprob = float(logit) - float(row.log_total) if request.logprob else None
+def _finish_row(row: _Row, leading: sampler.Leading, request: RowRequest) -> RowResult:
+    whole = None if row.kept is None else row.kept.cpu().numpy()
+    token_id = sampler.choose(leading, whole, request)
+    logprob = None
+    if request.logprob and token_id != sampler.NO_TOKEN:
+        at = leading.ids == token_id
+        logit = leading.values[at][0] if at.any() else row.logits[token_id]
+        logprob = float(logit) - leading.log_total
     values, value_ids = _select(row, request.logits)
     return RowResult(token_id, logprob, values, value_ids)
 

@@ -16,10 +16,13 @@ class SamplingParams:
     top_k: int = 0  # 0: all
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_ids: tuple[int, ...] = ()  # the only tokens that may be drawn; empty: all
+    forbidden_ids: tuple[int, ...] = ()
     seed: int = 0
 
     @property

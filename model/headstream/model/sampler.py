@@ -1,97 +1,189 @@
-"""The next token of one row: penalties, then temperature, top-k, top-p, min-p, then one draw.
+"""The next token of one row: penalties and bias, what may be drawn at all, the filters, one draw.
 
-The order is that of the ``transformers`` library, so that the same settings mean the same.
+The order is that of the ``transformers`` library, so that the same settings mean the same:
+temperature, top-k, top-p, min-p, typical-p. Among equal logits the lower token id comes first.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from headstream.model.batch import RowRequest
+from headstream.model.kernels.unembed import LogitRows
 from headstream.model.outputs import SamplingParams
+from headstream.model.ranking import NOTHING, Ids, Ranking, Values, Weights, fewest
 
-_NUCLEUS_GUESS = 1024  # candidates sorted at first; more only where they do not reach top_p
+NO_TOKEN = -1
+"""Nothing may be drawn."""
+
 _COLDEST = 1e-6  # temperature; below it float32 logits differ by far more than it or not at all
+_STRIDE = 512  # weights that are summed on the way to a drawn one
+_FEW = 4096  # tokens that are sorted rather than looked for in the row
+_BAN = 3e38  # taken off the logits of tokens that may not be drawn
 
 
-def choose(logits: Tensor, request: RowRequest) -> int:
-    """The next token from raw ``logits`` float32 [V]."""
+class Leading(NamedTuple):
+    """What was found in a row as it was made."""
+
+    values: Values  # float32 [K] the largest logits
+    ids: Ids  # int64 [K] their tokens; the lower id first among equals
+    log_total: float  # log-sum-exp of the row
+
+
+def split_rows(found: LogitRows) -> list[Leading]:
+    """What was found in each row."""
+    return [
+        Leading(*row)
+        for row in zip(
+            found.values.cpu().numpy(),
+            found.ids.cpu().numpy(),
+            found.log_totals.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def choose(leading: Leading, row: Values | None, request: RowRequest) -> int:
+    """The next token, or :data:`NO_TOKEN`.
+
+    Args:
+        leading: What was found in the raw row.
+        row: The raw row float32 [V]; may be None unless ``request.needs_full_row``.
+        request: What is wanted.
+    """
     params = request.sampling
-    if not params.plain:
-        logits = penalise(logits, request)
-    if params.greedy:
-        return int(logits.argmax())
-    # Counted from the largest, no logit overflows however cold it gets.
-    cooled = (logits - logits.max()) / max(params.temperature, _COLDEST)
-    values, token_ids = candidates(cooled, params)
-    weights = torch.softmax(values.double(), dim=0)
-    bounds = weights.cumsum(0)
-    point = uniform(params.seed, request.draw) * float(bounds[-1])
-    index = int(torch.searchsorted(bounds, point, right=True))
-    return int(token_ids[min(index, len(token_ids) - 1)])
+    if params.greedy and params.plain and not request.restricted:
+        return int(leading.ids[0])
+    with np.errstate(all="ignore"):  # rows may hold infinities, and what is no number
+        ranking = _rank(leading, row, request)
+        if ranking is None:
+            return NO_TOKEN
+        if params.greedy or not np.isfinite(ranking.largest):
+            return ranking.best
+        weights, ids = candidates(ranking, params)
+        index = _draw(weights, uniform(params.seed, request.draw))
+    return index if ids is None else int(ids[index])
 
 
-def penalise(logits: Tensor, request: RowRequest) -> Tensor:
-    """A copy of ``logits`` [V] with penalties for tokens seen, and bias.
+def _rank(leading: Leading, row: Values | None, request: RowRequest) -> Ranking | None:
+    """The tokens that may be drawn, by their penalised logits; None: there are none."""
+    values, ids, log_total = leading
+    if row is None:  # of what the scan has found, more may be drawn than is wanted
+        keep = ~np.isin(ids, request.banned_ids)
+        return Ranking(values[keep], ids[keep]) if keep.any() else None
+    if not request.sampling.plain:
+        row = penalise(row, request)
+        values, ids = NOTHING
+    if not request.restricted:
+        return Ranking(values, ids, lambda: row, log_total if len(ids) else None)
+    permitted = _permitted(request, len(row))
+    keep = permitted[ids]
+    if request.sampling.greedy and keep.any():
+        return Ranking(values[keep], ids[keep])
+    count = np.count_nonzero(permitted)
+    if count == 0:
+        return None
+    if count <= _FEW:
+        ids = np.flatnonzero(permitted)
+        order = np.argsort(-row[ids], kind="stable")
+        return Ranking(row[ids[order]], ids[order])
+    return Ranking(values[keep], ids[keep], lambda: _without(row, permitted))
+
+
+def _without(row: Values, permitted: NDArray[np.bool_]) -> Values:
+    """A copy of ``row`` [V] in which what is not ``permitted`` [V] weighs nothing."""
+    lift: Values = permitted.astype(np.float32)
+    lift -= 1
+    lift *= _BAN
+    lift += row
+    return lift
+
+
+def _permitted(request: RowRequest, d_vocab: int) -> NDArray[np.bool_]:
+    """Whether each token may be drawn: bool [V]."""
+    permitted = np.ones(d_vocab, np.bool_)
+    if request.mask is not None:
+        permitted = np.unpackbits(request.mask, count=d_vocab, bitorder="little").view(np.bool_)
+    if request.sampling.allowed_ids:
+        allowed = np.array(request.sampling.allowed_ids)
+        chosen = allowed[permitted[allowed]]
+        permitted = np.zeros(d_vocab, np.bool_)
+        permitted[chosen] = True
+    permitted[list(request.banned_ids)] = False
+    return permitted
+
+
+def penalise(row: Values, request: RowRequest) -> Values:
+    """A copy of ``row`` [V] with penalties for tokens seen, and bias.
 
     Repetition: Keskar et al. 2019 (CTRL), over prompt and output; presence and frequency over the
     output alone.
     """
     params = request.sampling
-    logits = logits.clone()
+    row = row.copy()
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*request.prompt_ids, *request.output_ids}), dtype=torch.int64)
-        values = logits[seen]
-        penalty = params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        seen = np.array(sorted({*request.prompt_ids, *request.output_ids}), np.int64)
+        penalty = np.float32(params.repetition_penalty)
+        row[seen] = np.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
     if request.output_ids and (params.presence_penalty or params.frequency_penalty):
         counts = Counter(request.output_ids)
-        ids = torch.tensor(list(counts))
-        times = torch.tensor(list(counts.values()), dtype=torch.float32)
-        logits[ids] -= params.presence_penalty + params.frequency_penalty * times
+        times = np.array(list(counts.values()), np.float32)
+        row[list(counts)] -= params.presence_penalty + params.frequency_penalty * times
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias))
-        logits[ids] += torch.tensor(list(params.logit_bias.values()), dtype=torch.float32)
+        row[list(params.logit_bias)] += np.array(list(params.logit_bias.values()), np.float32)
     # Large penalties and biases may add up to infinities, whose differences are no numbers.
-    limits = torch.finfo(logits.dtype)
-    return logits.clamp_(limits.min, limits.max)
+    limits = np.finfo(np.float32)
+    return np.clip(row, limits.min, limits.max, out=row)
 
 
-def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """The tokens that may be drawn: logits [K] and ids [K], largest first.
+def candidates(ranking: Ranking, params: SamplingParams) -> tuple[Weights | Values, Ids | None]:
+    """The tokens that pass the filters: probabilities [K] but for a common factor, and ids.
 
-    Without a filter: the whole row, in vocabulary order.
+    Without ids: the weights are those of the whole vocabulary.
     """
-    if params.top_k == 0 and params.top_p == 1.0 and params.min_p == 0.0:
-        return logits, torch.arange(len(logits))
+    temperature = max(params.temperature, _COLDEST)
     if params.top_k:
-        values, token_ids = logits.topk(min(params.top_k, len(logits)))
-        log_total = values.logsumexp(0)
-    else:
-        log_total = logits.logsumexp(0)
-        values, token_ids = logits.topk(min(_NUCLEUS_GUESS, len(logits)))
-        if not _settled((values - log_total).exp(), params):
-            values, token_ids = logits.sort(descending=True)
-    probabilities = (values - log_total).exp()
-    keep = len(values)
+        ranking = ranking.first(params.top_k)
     if params.top_p < 1.0:
-        # The smallest set that reaches top_p: everything before the sum passes it, and one more.
-        keep = int((probabilities.cumsum(0) < params.top_p).sum()) + 1
+        ranking = ranking.nucleus(params.top_p, temperature)
     if params.min_p > 0.0:
-        keep = min(keep, int((probabilities >= params.min_p * probabilities[0]).sum()))
-    keep = max(keep, 1)  # of a row with NaN nothing compares
-    return values[:keep], token_ids[:keep]
+        ranking = ranking.above(params.min_p, temperature)
+    weights, ids = ranking.weigh(temperature)
+    if params.typical_p < 1.0:
+        typical = _typical(weights, params.typical_p)
+        return weights[typical], typical if ids is None else ids[typical]
+    return weights, ids
 
 
-def _settled(probabilities: Tensor, params: SamplingParams) -> bool:
-    """Whether the leading candidates [K] already hold everything that can be kept."""
-    reaches = params.top_p < 1.0 and float(probabilities.sum()) >= params.top_p
-    floor = params.min_p > 0.0 and float(probabilities[-1] / probabilities[0]) < params.min_p
-    return reaches or floor
+def _typical(weights: Weights | Values, mass: float) -> Ids:
+    """Indices of the tokens whose surprise is nearest to the entropy (Meister et al. 2022)."""
+    total = float(weights.sum(dtype=np.float64))
+    surprise = np.log(total) - np.log(weights)  # infinite where the weight is zero
+    likely = np.flatnonzero(weights)
+    entropy = float((weights[likely] * surprise[likely]).sum(dtype=np.float64)) / total
+    return fewest(np.abs(surprise - entropy), weights, mass * total)
+
+
+def _draw(weights: Weights | Values, share: float) -> int:
+    """The index where the running sum of ``weights`` passes ``share`` of the whole."""
+    starts = np.arange(0, len(weights), _STRIDE)
+    sums = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
+    point = share * float(sums[-1])
+    stride = min(int(sums.searchsorted(point, side="right")), len(starts) - 1)
+    start = int(starts[stride])
+    part = weights[start : start + _STRIDE].cumsum(dtype=np.float64)
+    if stride:
+        point -= float(sums[stride - 1])
+    index = start + min(int(part.searchsorted(point, side="right")), len(part) - 1)
+    if weights[index] > 0:
+        return index
+    # Sums round: the point may fall behind the last token that has any weight.
+    possible = np.flatnonzero(weights > 0)
+    return int(possible[-1]) if len(possible) else 0
 
 
 def uniform(seed: int, draw: int) -> float:

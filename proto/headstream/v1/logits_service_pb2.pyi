@@ -82,9 +82,13 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
     """It has not."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
-    """A stop string, a stop token or the model's end of text."""
+    """A stop string, a stop token, the model's end of text or the end of the constraint."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """max_new_tokens, or the model's context is full."""
+    FINISH_REASON_DEAD_END: _FinishReason.ValueType  # 3
+    """No token may come next: what the constraint, the allowed and the forbidden tokens leave is
+    nothing, or the constraint has become too complex to follow.
+    """
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a continuation ended."""
@@ -92,9 +96,13 @@ class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 """It has not."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
-"""A stop string, a stop token or the model's end of text."""
+"""A stop string, a stop token, the model's end of text or the end of the constraint."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_new_tokens, or the model's context is full."""
+FINISH_REASON_DEAD_END: FinishReason.ValueType  # 3
+"""No token may come next: what the constraint, the allowed and the forbidden tokens leave is
+nothing, or the constraint has become too complex to follow.
+"""
 Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
 @typing.final
@@ -194,6 +202,10 @@ class SamplingParams(google.protobuf.message.Message):
     LOGIT_BIAS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     N_FIELD_NUMBER: builtins.int
+    TYPICAL_P_FIELD_NUMBER: builtins.int
+    ALLOWED_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    FORBIDDEN_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CONSTRAINT_FIELD_NUMBER: builtins.int
     temperature: builtins.float
     """Divides the logits. 0 is greedy. Default 0; at most 100."""
     top_k: builtins.int
@@ -216,9 +228,26 @@ class SamplingParams(google.protobuf.message.Message):
     """
     n: builtins.int
     """Number of independent continuations. Default 1."""
+    typical_p: builtins.float
+    """Keep the tokens whose surprise is nearest to the entropy, until their probability reaches
+    typical_p, in (0, 1]. Default 1. (Meister et al. 2022.) Filters work in the order of their
+    numbers here, each on what the one before it kept.
+    """
     @property
     def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
         """Added to the logits of single tokens, at most 1024 of them."""
+
+    @property
+    def allowed_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Draw no other tokens than these, the model's end-of-text tokens included. Empty: all. At most 4096."""
+
+    @property
+    def forbidden_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Never draw these. At most 4096."""
+
+    @property
+    def constraint(self) -> Global___Constraint:
+        """What the text generated must look like."""
 
     def __init__(
         self,
@@ -233,9 +262,13 @@ class SamplingParams(google.protobuf.message.Message):
         logit_bias: collections.abc.Mapping[builtins.int, builtins.float] | None = ...,
         seed: builtins.int | None = ...,
         n: builtins.int | None = ...,
+        typical_p: builtins.float | None = ...,
+        allowed_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        forbidden_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        constraint: Global___Constraint | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_n", b"_n", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "n", b"n", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_n", b"_n", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_n", b"_n", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "constraint", b"constraint", "n", b"n", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p", "typical_p", b"typical_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_n", b"_n", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "allowed_token_ids", b"allowed_token_ids", "constraint", b"constraint", "forbidden_token_ids", b"forbidden_token_ids", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "n", b"n", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "typical_p", b"typical_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_n", b"_n"]) -> typing.Literal["n"] | None: ...
     @typing.overload
@@ -246,8 +279,44 @@ class SamplingParams(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_temperature", b"_temperature"]) -> typing.Literal["temperature"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_typical_p", b"_typical_p"]) -> typing.Literal["typical_p"] | None: ...
 
 Global___SamplingParams: typing_extensions.TypeAlias = SamplingParams
+
+@typing.final
+class Constraint(google.protobuf.message.Message):
+    """A shape that the generated text keeps. Only tokens that lead on to such a text are drawn. The
+    continuation ends (FINISH_REASON_STOP) where the text is complete and nothing more may follow, also
+    before `min_new_tokens`, and with an end-of-text token, which may be drawn wherever the text is
+    complete, also with `ignore_eos`. Cut by `max_new_tokens` it holds the beginning of such a text.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REGEX_FIELD_NUMBER: builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: builtins.int
+    LARK_FIELD_NUMBER: builtins.int
+    regex: builtins.str
+    """A regular expression (syntax of Rust's `regex`) that the whole text matches."""
+    json_schema: builtins.str
+    """A JSON schema, as JSON: the text is one JSON value that it admits, with at most 16 characters
+    of white space between its parts. Keywords that cannot be kept are refused.
+    """
+    lark: builtins.str
+    """A context-free grammar in the Lark form that llguidance reads; its first rule is `start`."""
+    def __init__(
+        self,
+        *,
+        regex: builtins.str = ...,
+        json_schema: builtins.str = ...,
+        lark: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["json_schema", b"json_schema", "kind", b"kind", "lark", b"lark", "regex", b"regex"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["regex", "json_schema", "lark"] | None: ...
+
+Global___Constraint: typing_extensions.TypeAlias = Constraint
 
 @typing.final
 class StopConditions(google.protobuf.message.Message):
@@ -259,10 +328,15 @@ class StopConditions(google.protobuf.message.Message):
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     STRINGS_FIELD_NUMBER: builtins.int
     IGNORE_EOS_FIELD_NUMBER: builtins.int
+    MIN_NEW_TOKENS_FIELD_NUMBER: builtins.int
     max_new_tokens: builtins.int
     """Most tokens to generate, 1 to the server's limit. Default 16."""
     ignore_eos: builtins.bool
     """Go on after the model's own end-of-text tokens."""
+    min_new_tokens: builtins.int
+    """Tokens to generate before a stop token, a stop string or the end of text may end it: until then
+    such tokens are not drawn, and stop strings are text. At most `max_new_tokens`. Default 0.
+    """
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Tokens that end it; the token itself is the last step. At most 64."""
@@ -278,9 +352,10 @@ class StopConditions(google.protobuf.message.Message):
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         strings: collections.abc.Iterable[builtins.str] | None = ...,
         ignore_eos: builtins.bool = ...,
+        min_new_tokens: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_new_tokens", b"_max_new_tokens", "max_new_tokens", b"max_new_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_new_tokens", b"_max_new_tokens", "ignore_eos", b"ignore_eos", "max_new_tokens", b"max_new_tokens", "strings", b"strings", "token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_new_tokens", b"_max_new_tokens", "ignore_eos", b"ignore_eos", "max_new_tokens", b"max_new_tokens", "min_new_tokens", b"min_new_tokens", "strings", b"strings", "token_ids", b"token_ids"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_new_tokens", b"_max_new_tokens"]) -> typing.Literal["max_new_tokens"] | None: ...
 
 Global___StopConditions: typing_extensions.TypeAlias = StopConditions

@@ -24,29 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headstream/v1/types.proto\x12\rheadstream.v1\"m\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.headstream.v1.TokenIdsH\x00\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\x42\t\n\x07\x63ontent\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8c\x01\n\nTokenTable\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x10\n\x08surfaces\x18\x02 \x03(\x0c\x12\x13\n\x0b\x62yte_starts\x18\x03 \x03(\r\x12\x11\n\tbyte_ends\x18\x04 \x03(\r\x12\x13\n\x0b\x63har_starts\x18\x05 \x03(\r\x12\x11\n\tchar_ends\x18\x06 \x03(\r\x12\x0f\n\x07special\x18\x07 \x03(\x08\"J\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x03 \x01(\x04\"]\n\x07Timings\x12\x13\n\x0btokenize_ns\x18\x01 \x01(\x04\x12\x10\n\x08queue_ns\x18\x02 \x01(\x04\x12\x12\n\ncompute_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x66irst_output_ns\x18\x04 \x01(\x04\"r\n\x10ModelFingerprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x17\n\x0f\x62\x61tch_invariant\x18\x05 \x01(\x08\" \n\x0eLayerSelection\x12\x0e\n\x06layers\x18\x01 \x03(\x11\"\xef\x01\n\x0cIntervention\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\x12\x16\n\x0eposition_start\x18\x04 \x01(\r\x12\x19\n\x0cposition_end\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\'\n\x03\x61\x64\x64\x18\x06 \x01(\x0b\x32\x18.headstream.v1.AddVectorH\x00\x12\x0f\n\x05scale\x18\x07 \x01(\x02H\x00\x12*\n\npatch_from\x18\x08 \x01(\x0b\x32\x14.headstream.v1.InputH\x00\x42\x08\n\x06\x61\x63tionB\x0f\n\r_position_end\";\n\tAddVector\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x13\n\x06\x66\x61\x63tor\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_factorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19headstream/v1/types.proto\x12\rheadstream.v1\"\x92\x01\n\x05Input\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x17.headstream.v1.TokenIdsH\x00\x12#\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x13.headstream.v1.ChatH\x00\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\x42\t\n\x07\x63ontent\"r\n\x04\x43hat\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.headstream.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x18\n\x16_add_generation_prompt\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x8c\x01\n\nTokenTable\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x10\n\x08surfaces\x18\x02 \x03(\x0c\x12\x13\n\x0b\x62yte_starts\x18\x03 \x03(\r\x12\x11\n\tbyte_ends\x18\x04 \x03(\r\x12\x13\n\x0b\x63har_starts\x18\x05 \x03(\r\x12\x11\n\tchar_ends\x18\x06 \x03(\r\x12\x0f\n\x07special\x18\x07 \x03(\x08\"J\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x03 \x01(\x04\"]\n\x07Timings\x12\x13\n\x0btokenize_ns\x18\x01 \x01(\x04\x12\x10\n\x08queue_ns\x18\x02 \x01(\x04\x12\x12\n\ncompute_ns\x18\x03 \x01(\x04\x12\x17\n\x0f\x66irst_output_ns\x18\x04 \x01(\x04\"r\n\x10ModelFingerprint\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x17\n\x0f\x62\x61tch_invariant\x18\x05 \x01(\x08\" \n\x0eLayerSelection\x12\x0e\n\x06layers\x18\x01 \x03(\x11\"\xef\x01\n\x0cIntervention\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\x12\x16\n\x0eposition_start\x18\x04 \x01(\r\x12\x19\n\x0cposition_end\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\'\n\x03\x61\x64\x64\x18\x06 \x01(\x0b\x32\x18.headstream.v1.AddVectorH\x00\x12\x0f\n\x05scale\x18\x07 \x01(\x02H\x00\x12*\n\npatch_from\x18\x08 \x01(\x0b\x32\x14.headstream.v1.InputH\x00\x42\x08\n\x06\x61\x63tionB\x0f\n\r_position_end\";\n\tAddVector\x12\x0e\n\x06vector\x18\x01 \x01(\x0c\x12\x13\n\x06\x66\x61\x63tor\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\t\n\x07_factorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headstream.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INPUT']._serialized_start=44
-  _globals['_INPUT']._serialized_end=153
-  _globals['_TOKENIDS']._serialized_start=155
-  _globals['_TOKENIDS']._serialized_end=178
-  _globals['_TOKENTABLE']._serialized_start=181
-  _globals['_TOKENTABLE']._serialized_end=321
-  _globals['_USAGE']._serialized_start=323
-  _globals['_USAGE']._serialized_end=397
-  _globals['_TIMINGS']._serialized_start=399
-  _globals['_TIMINGS']._serialized_end=492
-  _globals['_MODELFINGERPRINT']._serialized_start=494
-  _globals['_MODELFINGERPRINT']._serialized_end=608
-  _globals['_LAYERSELECTION']._serialized_start=610
-  _globals['_LAYERSELECTION']._serialized_end=642
-  _globals['_INTERVENTION']._serialized_start=645
-  _globals['_INTERVENTION']._serialized_end=884
-  _globals['_ADDVECTOR']._serialized_start=886
-  _globals['_ADDVECTOR']._serialized_end=945
+  _globals['_INPUT']._serialized_start=45
+  _globals['_INPUT']._serialized_end=191
+  _globals['_CHAT']._serialized_start=193
+  _globals['_CHAT']._serialized_end=307
+  _globals['_CHATMESSAGE']._serialized_start=309
+  _globals['_CHATMESSAGE']._serialized_end=353
+  _globals['_TOKENIDS']._serialized_start=355
+  _globals['_TOKENIDS']._serialized_end=378
+  _globals['_TOKENTABLE']._serialized_start=381
+  _globals['_TOKENTABLE']._serialized_end=521
+  _globals['_USAGE']._serialized_start=523
+  _globals['_USAGE']._serialized_end=597
+  _globals['_TIMINGS']._serialized_start=599
+  _globals['_TIMINGS']._serialized_end=692
+  _globals['_MODELFINGERPRINT']._serialized_start=694
+  _globals['_MODELFINGERPRINT']._serialized_end=808
+  _globals['_LAYERSELECTION']._serialized_start=810
+  _globals['_LAYERSELECTION']._serialized_end=842
+  _globals['_INTERVENTION']._serialized_start=845
+  _globals['_INTERVENTION']._serialized_end=1084
+  _globals['_ADDVECTOR']._serialized_start=1086
+  _globals['_ADDVECTOR']._serialized_end=1145
 # @@protoc_insertion_point(module_scope)

@@ -20,35 +20,93 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class Input(google.protobuf.message.Message):
-    """What a request reads: text, or the token ids of it."""
+    """What a request reads: text, the token ids of it, or a chat."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
+    CHAT_FIELD_NUMBER: builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     text: builtins.str
     """UTF-8 text. The tokenizer adds its special tokens (such as the beginning-of-text mark) unless
     `skip_special_tokens` says otherwise.
     """
     skip_special_tokens: builtins.bool
-    """Leave out the special tokens that the tokenizer adds to text. No effect on token ids."""
+    """Leave out the special tokens that the tokenizer adds to text. No effect on token ids and chats."""
     @property
     def token_ids(self) -> Global___TokenIds:
         """Token ids, taken as they are: nothing is added."""
+
+    @property
+    def chat(self) -> Global___Chat:
+        """Messages, written as one text by the model's own chat template."""
 
     def __init__(
         self,
         *,
         text: builtins.str = ...,
         token_ids: Global___TokenIds | None = ...,
+        chat: Global___Chat | None = ...,
         skip_special_tokens: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["content", b"content", "text", b"text", "token_ids", b"token_ids"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["content", b"content", "skip_special_tokens", b"skip_special_tokens", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "token_ids"] | None: ...
+    def HasField(self, field_name: typing.Literal["chat", b"chat", "content", b"content", "text", b"text", "token_ids", b"token_ids"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chat", b"chat", "content", b"content", "skip_special_tokens", b"skip_special_tokens", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["content", b"content"]) -> typing.Literal["text", "token_ids", "chat"] | None: ...
 
 Global___Input: typing_extensions.TypeAlias = Input
+
+@typing.final
+class Chat(google.protobuf.message.Message):
+    """A conversation. The model's template turns it into text, special tokens included, to which the
+    tokenizer adds none; offsets refer to that text. A model without a template refuses it
+    (FAILED_PRECONDITION). Marks of the template inside a message are read as such: check what
+    strangers write.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: builtins.int
+    ADD_GENERATION_PROMPT_FIELD_NUMBER: builtins.int
+    add_generation_prompt: builtins.bool
+    """Write the beginning of the next message of the model behind them. Default true."""
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """Oldest first, 1 to 1024; together no longer than a text may be."""
+
+    def __init__(
+        self,
+        *,
+        messages: collections.abc.Iterable[Global___ChatMessage] | None = ...,
+        add_generation_prompt: builtins.bool | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_add_generation_prompt", b"_add_generation_prompt", "add_generation_prompt", b"add_generation_prompt", "messages", b"messages"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_add_generation_prompt", b"_add_generation_prompt"]) -> typing.Literal["add_generation_prompt"] | None: ...
+
+Global___Chat: typing_extensions.TypeAlias = Chat
+
+@typing.final
+class ChatMessage(google.protobuf.message.Message):
+    """One message of a conversation."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    role: builtins.str
+    """Who says it, in the template's words: `system`, `user`, `assistant`. At most 64 bytes."""
+    content: builtins.str
+    """What is said."""
+    def __init__(
+        self,
+        *,
+        role: builtins.str = ...,
+        content: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "role", b"role"]) -> None: ...
+
+Global___ChatMessage: typing_extensions.TypeAlias = ChatMessage
 
 @typing.final
 class TokenIds(google.protobuf.message.Message):

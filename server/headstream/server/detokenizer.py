@@ -20,13 +20,17 @@ class Detokenizer:
         self._stop_strings = tuple(stop_strings)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
+        self._ignored = 0  # characters held within which a complete stop string is text
         self.stop_string = ""  # the one that was met
 
-    def push(self, token_id: int) -> str:
-        """The text that this token completes; sets ``stop_string`` when one is met."""
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """The text that this token completes; sets ``stop_string`` when one is met.
+
+        Stop strings that are complete while it may not stop are text.
+        """
         if token_id in self._surfaces.special_ids:
             return ""
-        return self._release(self._decoder.decode(self._surfaces[token_id]))
+        return self._release(self._decoder.decode(self._surfaces[token_id]), may_stop=may_stop)
 
     def flush(self) -> str:
         """What is still held when no more tokens come."""
@@ -36,17 +40,26 @@ class Detokenizer:
         self._held = ""
         return text
 
-    def _release(self, text: str) -> str:
+    def _release(self, text: str, *, may_stop: bool = True) -> str:
         held = self._held + text
-        found = [(held.find(stop), stop) for stop in self._stop_strings if stop in held]
+        if not may_stop:
+            self._ignored = len(held)
+        found = [(self._find(held, stop), stop) for stop in self._stop_strings]
+        found = [(at, stop) for at, stop in found if at >= 0]
         if found:
             # The earliest; among those that start together, the longest.
             at, self.stop_string = min(found, key=lambda pair: (pair[0], -len(pair[1])))
             self._held = ""
             return held[:at]
         keep = max((_open_length(held, stop) for stop in self._stop_strings), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
+        cut = len(held) - keep
+        self._held = held[cut:]
+        self._ignored = max(0, self._ignored - cut)
+        return held[:cut]
+
+    def _find(self, held: str, stop: str) -> int:
+        """Where the stop string begins that ends behind what is ignored, or -1."""
+        return held.find(stop, max(0, self._ignored - len(stop) + 1))
 
 
 def _open_length(text: str, stop: str) -> int:

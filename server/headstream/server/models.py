@@ -11,7 +11,7 @@ from headstream.server.admission import Admission
 from headstream.server.call import current_call
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle, EngineState
-from headstream.server.engine.messages import Loading, Ready
+from headstream.server.engine.messages import Loading, Ready, Vocabulary
 from headstream.server.errors import (
     EngineStartError,
     EngineUnavailable,
@@ -56,6 +56,13 @@ class ServedModel:
         if ready is None:
             raise EngineStartError(f"{self.name}: the engine started without saying what it holds")
         tokenizer = await asyncio.to_thread(TextTokenizer.from_directory, Path(ready.directory))
+        self.handle.teach(
+            Vocabulary(
+                tokens=await asyncio.to_thread(tokenizer.surfaces.list, ready.d_vocab),
+                special_ids=tuple(sorted(tokenizer.surfaces.special_ids)),
+                eos_ids=ready.eos_ids,
+            )
+        )
         limits = resolve_limits(settings, ready)
         self.loaded = LoadedModel(
             name=self.name,

@@ -10,11 +10,12 @@ from headstream.model.outputs import Outputs, SamplingParams
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.stream import Event
-from headstream.server.errors import EngineFault
+from headstream.server.errors import EngineFault, InvalidRequest, NoChatTemplate
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
-from headstream.server.wire.inputs import IdsInput, ParsedInput
+from headstream.server.tokenizer import TextTokenizer
+from headstream.server.wire.inputs import ChatInput, IdsInput, ParsedInput
 
 
 async def tokenize(model: LoadedModel, parsed: ParsedInput) -> TokenizedText:
@@ -22,6 +23,8 @@ async def tokenize(model: LoadedModel, parsed: ParsedInput) -> TokenizedText:
     started = time.perf_counter_ns()
     if isinstance(parsed, IdsInput):
         tokens = await asyncio.to_thread(model.tokenizer.describe, parsed.ids)
+    elif isinstance(parsed, ChatInput):
+        tokens = await asyncio.to_thread(_encode_chat, model.tokenizer, parsed)
     else:
         tokens = await asyncio.to_thread(
             model.tokenizer.encode, parsed.text, skip_special=parsed.skip_special
@@ -29,6 +32,16 @@ async def tokenize(model: LoadedModel, parsed: ParsedInput) -> TokenizedText:
     call = current_call()
     call.tokenize_ns = max(call.tokenize_ns, time.perf_counter_ns() - started)
     return tokens
+
+
+def _encode_chat(tokenizer: TextTokenizer, chat: ChatInput) -> TokenizedText:
+    """The tokens of a chat. The template has written the special ones, so none are added."""
+    if tokenizer.chat_template is None:
+        raise NoChatTemplate(chat.field)
+    text = tokenizer.chat_template.render(
+        chat.field, chat.messages, add_generation_prompt=chat.add_generation_prompt
+    )
+    return tokenizer.encode(text, skip_special=True)
 
 
 async def run_sequence(
@@ -40,6 +53,8 @@ async def run_sequence(
     max_new_tokens: int = 0,
     sampling: SamplingParams | None = None,
     stop_token_ids: tuple[int, ...] = (),
+    min_new_tokens: int = 0,
+    grammar: str = "",
     outputs: Outputs,
 ) -> AsyncGenerator[Event]:
     """The events of one sequence. Closing the generator frees what the sequence still holds."""
@@ -49,6 +64,8 @@ async def run_sequence(
         max_new_tokens=max_new_tokens,
         sampling=sampling or SamplingParams(),
         stop_token_ids=stop_token_ids,
+        min_new_tokens=min_new_tokens,
+        grammar=grammar,
         outputs=outputs,
     )
     call.input_tokens += len(token_ids)
@@ -58,6 +75,11 @@ async def run_sequence(
     try:
         async with stream:
             async for event in stream:
+                if event.finish == "refused":
+                    raise InvalidRequest(
+                        "sampling.constraint",
+                        "too complex, or it names special tokens that the model does not have",
+                    )
                 if event.finish == "error":
                     raise EngineFault("the engine reported a fault of this sequence")
                 finished = event.finish is not None

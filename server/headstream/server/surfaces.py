@@ -60,6 +60,10 @@ class Surfaces:
             known = self._known[token_id] = self._compute(token_id)
         return known
 
+    def list(self, count: int) -> list[bytes]:
+        """Those of the tokens [0, count), computed anew: few of them are asked for again."""
+        return [self._compute(token_id) for token_id in range(count)]
+
     def _compute(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id)
         if token is None:  # a padding row of the embedding matrix

@@ -11,6 +11,7 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
+from headstream.server.chat import ChatTemplate
 from headstream.server.errors import EngineStartError
 from headstream.server.offsets import TokenizedText, align, char_ranges
 from headstream.server.surfaces import Surfaces
@@ -21,11 +22,12 @@ FILE_NAME = "tokenizer.json"
 class TextTokenizer:
     """The tokenizer of one checkpoint."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None = None) -> None:
         # The file may ask for truncation or padding; what a request sends is what the model reads.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self.chat_template = chat_template
         self.surfaces = Surfaces(tokenizer)
 
     @classmethod
@@ -42,7 +44,7 @@ class TextTokenizer:
                 "transformers writes one with AutoTokenizer.from_pretrained(...).save_pretrained()"
             )
         try:
-            return cls(Tokenizer.from_file(str(path)))
+            return cls(Tokenizer.from_file(str(path)), ChatTemplate.from_directory(directory))
         except Exception as error:  # the library raises bare Exception
             raise EngineStartError(f"{path} cannot be read: {error}") from error
 

@@ -154,6 +154,94 @@ async def test_stop_tokens_are_merged_with_the_models_own(running: Running) -> N
     assert [job.stop_token_ids for job in running.handle.jobs] == [(7, 1), (7,)]
 
 
+async def test_a_chat_without_a_template_is_refused(running: Running) -> None:
+    chat = types_pb2.Chat(messages=[types_pb2.ChatMessage(role="user", content="hi")])
+    code, details = await refusal(running, prompt=types_pb2.Input(chat=chat))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert details == "prompt.chat: the model has no chat template; send text or token_ids"
+    assert running.handle.jobs == []
+
+
+async def test_a_chat_is_read_as_its_template_writes_it(checkpoint: Path) -> None:
+    """With one beginning mark: that of the template."""
+    source = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    (checkpoint / "chat_template.jinja").write_text(source)
+    (checkpoint / "tokenizer_config.json").write_text('{"bos_token": "<bos>"}')
+    chat = types_pb2.Chat(messages=[types_pb2.ChatMessage(role="user", content="hi")])
+    async with front_fakes.running_front(checkpoint) as running:
+        await generate(running, prompt=types_pb2.Input(chat=chat))
+        chat.add_generation_prompt = False
+        await generate(running, prompt=types_pb2.Input(chat=chat))
+        texts = ["<bos>user: hi\nassistant:", "<bos>user: hi\n"]
+        expected = [TOKENIZER.encode(text, skip_special=True).ids for text in texts]
+        assert [job.token_ids for job in running.handle.jobs] == expected
+        assert expected[0].count(expected[0][0]) == 1
+
+
+async def test_the_engine_gets_the_grammar_and_the_vocabulary(running: Running) -> None:
+    constrained = pb.SamplingParams(constraint=pb.Constraint(regex="[0-9]+"))
+    stop = pb.StopConditions(min_new_tokens=2, max_new_tokens=3)
+    await generate(running, sampling=constrained, stop=stop)
+    [job] = running.handle.jobs
+    assert "[0-9]+" in job.grammar
+    assert job.min_new_tokens == 2
+    vocabulary = running.handle.vocabulary
+    ids = TOKENIZER.encode("The chicken", skip_special=True).ids
+    assert b"".join(vocabulary.tokens[token_id] for token_id in ids) == b"The chicken"
+    assert set(vocabulary.special_ids) == TOKENIZER.surfaces.special_ids
+    assert vocabulary.eos_ids == (1,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("regex", "[0-9", "unclosed character class"),
+        ("regex", "(?=a)b", "look-around"),
+        ("json_schema", '{"type": "foo"}', "Invalid type: foo"),
+        ("json_schema", '{"not": {}}', "not"),
+        ("json_schema", "3", "must be an object or boolean"),
+        ("lark", "start: nothing", "nothing"),
+    ],
+)
+async def test_a_bad_constraint_is_refused_before_any_work(
+    running: Running, kind: str, text: str, message: str
+) -> None:
+    constrained = pb.SamplingParams(constraint=pb.Constraint(**{kind: text}))
+    code, details = await refusal(running, sampling=constrained)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith(f"sampling.constraint.{kind}: ")
+    assert message in details
+    assert running.handle.jobs == []
+
+
+async def test_a_grammar_the_engine_refuses_is_the_callers_fault(running: Running) -> None:
+    running.handle.script = lambda job: job.stream.put(front_values.make_event(finish="refused"))
+    constrained = pb.SamplingParams(constraint=pb.Constraint(lark="start: <|nosuch|>"))
+    code, details = await refusal(running, sampling=constrained)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "special tokens that the model does not have" in details
+
+
+async def test_a_dead_end_is_told(running: Running) -> None:
+    running.handle.script = lambda job: job.stream.put(front_values.make_event(finish="dead_end"))
+    replies = await generate(running)
+    assert replies[-1].end.finish_reason == pb.FINISH_REASON_DEAD_END
+
+
+async def test_a_stop_string_waits_for_the_least_tokens(running: Running) -> None:
+    running.handle.script = say("ab ab ab")
+    stop = pb.StopConditions(strings=["ab"], min_new_tokens=4, max_new_tokens=9)
+    replies = await generate(running, stop=stop)
+    steps = [reply.step for reply in replies if reply.WhichOneof("event") == "step"]
+    assert len(steps) >= 4
+    text = "".join(step.text for step in steps) + replies[-1].end.text
+    assert text.startswith("ab ")
+    assert replies[-1].end.stop_string == "ab"
+
+
 async def test_the_context_is_a_limit_only_for_who_asked_for_more(running: Running) -> None:
     long = types_pb2.Input(token_ids=types_pb2.TokenIds(ids=[40] * (MAX_MODEL_LEN - 5)))
     await generate(running, prompt=long)

@@ -28,7 +28,7 @@ def sampling(**fields: Any) -> Any:
 
 
 def test_a_prompt_must_be_there() -> None:
-    with pytest.raises(InvalidRequest, match="prompt: set text or token_ids"):
+    with pytest.raises(InvalidRequest, match="prompt: set text, token_ids or chat"):
         parse_generate(pb.GenerateRequest(), LIMITS)
 
 

@@ -36,8 +36,17 @@ def ids(*values: int) -> Any:
     return generate(prompt=types_pb2.Input(token_ids=types_pb2.TokenIds(ids=values)))
 
 
+def chat(*messages: tuple[str, str]) -> Any:
+    made = [types_pb2.ChatMessage(role=role, content=content) for role, content in messages]
+    return generate(prompt=types_pb2.Input(chat=types_pb2.Chat(messages=made)))
+
+
 def sampling(**fields: Any) -> Any:
     return generate(sampling=pb.SamplingParams(**fields))
+
+
+def constraint(**fields: str) -> Any:
+    return sampling(constraint=pb.Constraint(**fields))
 
 
 def stop(**fields: Any) -> Any:
@@ -66,6 +75,17 @@ EDGES: list[tuple[str, Check, Check]] = [
     ("prompt.text", lambda: text("a"), lambda: text("")),
     ("prompt.token_ids", lambda: ids(0), ids),
     ("prompt.token_ids.ids[1]", lambda: ids(0, V - 1), lambda: ids(0, V)),
+    ("prompt.chat.messages", lambda: chat(("u", "")), chat),
+    (
+        "prompt.chat",
+        lambda: chat(("user", "é" * 6), ("user", "")),
+        lambda: chat(("user", "é" * 6), ("user", "a")),
+    ),
+    (
+        "prompt.chat.messages[0].role",
+        lambda: chat(("u", "a")),
+        lambda: chat(("", "a")),
+    ),
     ("sampling.temperature", lambda: sampling(temperature=0), lambda: sampling(temperature=-0.1)),
     ("sampling.temperature", lambda: sampling(temperature=100), lambda: sampling(temperature=101)),
     (
@@ -77,6 +97,40 @@ EDGES: list[tuple[str, Check, Check]] = [
     ("sampling.top_p", lambda: sampling(top_p=0.01), lambda: sampling(top_p=0)),
     ("sampling.min_p", lambda: sampling(min_p=0.99), lambda: sampling(min_p=1)),
     ("sampling.min_p", lambda: sampling(min_p=0), lambda: sampling(min_p=-0.01)),
+    ("sampling.typical_p", lambda: sampling(typical_p=1), lambda: sampling(typical_p=1.01)),
+    ("sampling.typical_p", lambda: sampling(typical_p=0.01), lambda: sampling(typical_p=0)),
+    (
+        "sampling.allowed_token_ids",
+        lambda: sampling(allowed_token_ids=[0] * 4096),
+        lambda: sampling(allowed_token_ids=[0] * 4097),
+    ),
+    (
+        "sampling.forbidden_token_ids[1]",
+        lambda: sampling(forbidden_token_ids=[0, V - 1]),
+        lambda: sampling(forbidden_token_ids=[0, V]),
+    ),
+    ("sampling.constraint", lambda: constraint(regex="a"), constraint),
+    (
+        "sampling.constraint.regex",
+        lambda: constraint(regex="a" * 65_536),
+        lambda: constraint(regex="a" * 65_537),
+    ),
+    ("sampling.constraint.lark", lambda: constraint(lark="s"), lambda: constraint(lark="")),
+    (
+        "sampling.constraint.json_schema",
+        lambda: constraint(json_schema="{}"),
+        lambda: constraint(json_schema="{"),
+    ),
+    (
+        "sampling.constraint.json_schema",
+        lambda: constraint(json_schema="[" * 100 + "]" * 100),
+        lambda: constraint(json_schema="[" * 30_000 + "]" * 30_000),
+    ),
+    (
+        "stop.min_new_tokens",
+        lambda: stop(min_new_tokens=3, max_new_tokens=3),
+        lambda: stop(min_new_tokens=4, max_new_tokens=3),
+    ),
     (
         "sampling.repetition_penalty",
         lambda: sampling(repetition_penalty=0.1),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,16 @@ def generate(
     logits: Annotated[
         int, typer.Option(help="Show the N likeliest next tokens of each step.", metavar="N")
     ] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Say it to a chat model, in its own template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(help="The system message before it; implies --chat.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File with a JSON schema that the text keeps.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="The text matches it.")] = None,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Draw among the k likeliest; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw among the fewest that reach this.")] = 1.0,
@@ -36,7 +47,7 @@ def generate(
     """Continue a text, token by token."""
     with connected(address, tls_ca, token) as client:
         generation = client.generate(
-            prompt,
+            messages(prompt, system) if chat or system is not None else prompt,
             model=model,
             max_new_tokens=max_new_tokens,
             logits="top" if logits else "none",
@@ -47,12 +58,20 @@ def generate(
             top_p=top_p,
             seed=seed,
             stop=stop or (),
+            json_schema=None if json_schema is None else json_schema.read_text(),
+            regex=regex,
         )
         names = TokenNames(client, model)
         if as_json:
             _write_json(generation, names)
         else:
             show(prompt, generation, names)
+
+
+def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
+    """A chat of one question."""
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
 
 
 class TokenNames:

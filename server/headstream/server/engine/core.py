@@ -13,6 +13,8 @@ from torch import Tensor
 from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
+from headstream.model.sampler import NO_TOKEN
+from headstream.server.engine.grammars import Grammars
 from headstream.server.engine.messages import (
     Abort,
     Append,
@@ -31,6 +33,7 @@ from headstream.server.engine.messages import (
     Submit,
     ToEngine,
     Token,
+    Vocabulary,
 )
 from headstream.server.engine.packing import Packed, pack
 from headstream.server.engine.report import Frames
@@ -49,16 +52,19 @@ class EngineCore:
         self._send = send
         self._steps = 0
         self._refused: list[Delta] = []
+        self._grammars = Grammars()
+        self._compiling: dict[int, Sequence] = {}
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self._scheduler.has_work or bool(self._refused)
+        return self._scheduler.has_work or bool(self._refused) or bool(self._grammars)
 
     def step(self) -> None:
         """Compute the next rows of every scheduled sequence and report what came of it."""
         begin = time.monotonic_ns()
         frames = Frames()
+        self._admit_compiled()
         deltas, self._refused = self._refused, []
         schedule = self._scheduler.schedule()
         if schedule:
@@ -82,6 +88,8 @@ class EngineCore:
             case Submit():
                 self._submit(message)
             case Abort(id=sequence_id):
+                self._grammars.drop(sequence_id)
+                self._compiling.pop(sequence_id, None)
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.remove(sequence)
             case Flow(id=sequence_id, paused=paused):
@@ -89,6 +97,8 @@ class EngineCore:
                     self._scheduler.pause(sequence, paused=paused)
             case Append(id=branch_id) | Rollback(id=branch_id) | Fork(id=branch_id):
                 self._move(message, self._scheduler.get(branch_id))
+            case Vocabulary():
+                self._grammars.learn(message)
             case Lookup():
                 self._lookup(message)
             case _:
@@ -99,6 +109,9 @@ class EngineCore:
         if not spec.token_ids or not self._scheduler.fits(sequence):
             error = f"sequence of {sequence.max_tokens} tokens does not fit the KV memory"
             self._refused.append(Delta(spec.id, finish="error", error=error))
+        elif spec.grammar:
+            self._compiling[spec.id] = sequence
+            self._grammars.compile(spec.id, spec.grammar)
         else:
             self._scheduler.add(sequence)
 
@@ -115,6 +128,17 @@ class EngineCore:
                 self._scheduler.branches.rollback(branch, length, row=row)
             case Fork(new_id=new_id):
                 self._scheduler.fork(branch, new_id)
+
+    def _admit_compiled(self) -> None:
+        """Schedule the sequences whose grammars are compiled; with nothing else to do, wait."""
+        idle = not self._scheduler.has_work and not self._refused
+        for sequence_id, outcome in self._grammars.take_ready(block=idle):
+            sequence = self._compiling.pop(sequence_id)
+            if isinstance(outcome, Exception):
+                self._refused.append(Delta(sequence_id, finish="refused", error=repr(outcome)))
+            else:
+                sequence.matcher = outcome
+                self._scheduler.add(sequence)
 
     def _lookup(self, message: Lookup) -> None:
         frames = Frames()
@@ -136,6 +160,9 @@ class EngineCore:
             if sequence.spec.branch:
                 logits[sequence].append(frames.logit_row(sequence.num_answered, row))
                 sequence.num_answered += 1
+                continue
+            if row.token_id == NO_TOKEN:
+                sequence.finish = "dead_end"
                 continue
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)

@@ -43,6 +43,7 @@ from headstream.server.engine.messages import (
     StepStats,
     Submit,
     ToEngine,
+    Vocabulary,
 )
 from headstream.server.engine.stream import SequenceStream, WireTensor
 from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
@@ -123,6 +124,8 @@ class EngineHandle:
         max_new_tokens: int = 0,
         sampling: SamplingParams = GREEDY,
         stop_token_ids: Sequence[int] = (),
+        min_new_tokens: int = 0,
+        grammar: str = "",
         outputs: Outputs = NO_OUTPUTS,
     ) -> SequenceStream:
         """Hand over a sequence: the only crossing in.
@@ -138,6 +141,8 @@ class EngineHandle:
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 stop_token_ids=tuple(stop_token_ids),
+                min_new_tokens=min_new_tokens,
+                grammar=grammar,
                 outputs=outputs,
             )
         )
@@ -176,6 +181,10 @@ class EngineHandle:
             on_flow=lambda paused: self._send(Flow(sequence_id, paused)),
         )
         return sequence_id, stream
+
+    def teach(self, vocabulary: Vocabulary) -> None:
+        """Tell the engine the bytes of all tokens; until then it refuses grammars."""
+        self._send(vocabulary)
 
     async def lookup(self, token_ids: Sequence[int], dtype: WireDtype) -> WireTensor:
         """Rows of E for ``token_ids``: [n, d].

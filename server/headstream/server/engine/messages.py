@@ -12,7 +12,7 @@ import msgspec
 
 from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 
-FinishReason = Literal["stop", "length", "error"]
+FinishReason = Literal["stop", "length", "dead_end", "refused", "error"]
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -23,6 +23,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     max_new_tokens: int = 0  # 0: nothing is generated
     sampling: SamplingParams = SamplingParams()
     stop_token_ids: tuple[int, ...] = ()
+    min_new_tokens: int = 0  # before these no stop token is drawn
+    grammar: str = ""  # what the text must look like, in llguidance's form; empty: anything
     outputs: Outputs = Outputs()
     cache_salt: bytes = b""  # cached chunks of prompts are shared under an equal salt only
     # A branch of a decoding session: it draws no tokens and never ends by itself. Rows of logits
@@ -65,6 +67,14 @@ class Rollback(msgspec.Struct, frozen=True, tag="rollback"):
     row: bool  # send the row of the last token kept
 
 
+class Vocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
+    """The bytes of all tokens, which grammars are followed over; sent once, after the start."""
+
+    tokens: list[bytes]  # [V]; empty where a row of the unembedding has no token
+    special_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+
+
 class Lookup(msgspec.Struct, frozen=True, tag="lookup"):
     """Rows of E for these tokens; answered by one :class:`LookupReply`."""
 
@@ -77,7 +87,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """Stop now."""
 
 
-ToEngine = Submit | Abort | Flow | Append | Fork | Rollback | Lookup | Shutdown
+ToEngine = Submit | Abort | Flow | Append | Fork | Rollback | Vocabulary | Lookup | Shutdown
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):

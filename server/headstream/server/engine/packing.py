@@ -114,6 +114,8 @@ def _row_request(sequence: Sequence) -> RowRequest:
         draw=len(sequence.output_ids),
         prompt_ids=spec.token_ids,
         output_ids=sequence.output_ids,
+        banned_ids=sequence.banned_ids,
+        mask=None if sequence.matcher is None else sequence.matcher.mask(),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.outputs import Outputs
+from headstream.server.engine.grammars import Matcher
 from headstream.server.engine.messages import FinishReason, Submit
 
 MAX_LOGIT_ROWS = 64
@@ -33,6 +34,7 @@ class Sequence:
     num_reported: int = 0  # positions whose rows went out; a recomputed position is not sent twice
     first_step_ns: int = 0
     finish: FinishReason | None = None
+    matcher: Matcher | None = None  # of its grammar; stays when it is preempted
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_prompt: int = field(init=False)
@@ -78,6 +80,14 @@ class Sequence:
         return min(self.num_tokens - 1, max(self.first_wanted, self.num_reported))
 
     @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Tokens that may not be drawn next."""
+        banned = self.spec.sampling.forbidden_ids
+        if len(self.output_ids) < self.spec.min_new_tokens:
+            banned += self.spec.stop_token_ids
+        return banned
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens it can grow to."""
         return self.num_prompt + self.spec.max_new_tokens
@@ -115,9 +125,11 @@ class Sequence:
         """Take a drawn token and decide whether it is the last."""
         self.output_ids.append(token_id)
         self.token_ids.append(token_id)
+        if self.matcher is not None:
+            self.finish = self.matcher.take(token_id)
         if token_id in self.spec.stop_token_ids:
             self.finish = "stop"
-        elif len(self.output_ids) == self.spec.max_new_tokens:
+        elif self.finish is None and len(self.output_ids) == self.spec.max_new_tokens:
             self.finish = "length"
 
     @property

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 
+from headstream.server import grammar_text
 from headstream.server.call import Call, current_call
 from headstream.server.context import Context
 from headstream.server.decode_session import DecodeSession
@@ -17,6 +18,7 @@ from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget
+from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
 from headstream.server.wire.generate import (
     GenerateCall,
@@ -32,6 +34,7 @@ from headstream.v1 import logits_service_pb2_grpc, types_pb2
 _FINISH: dict[FinishReason, pb.FinishReason.ValueType] = {
     "stop": pb.FINISH_REASON_STOP,
     "length": pb.FINISH_REASON_LENGTH,
+    "dead_end": pb.FINISH_REASON_DEAD_END,
 }
 
 
@@ -52,6 +55,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         """Continue a prompt: a start, a step per token, an end."""
         model = self._models.get(request.model)
         parsed = parse_generate(request, model.limits)
+        grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
         with model.queue.enter() as tickets:
             tokens = await tokenize(model, parsed.prompt)
             new_tokens = _new_tokens(parsed, len(tokens), model)
@@ -67,6 +71,8 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 max_new_tokens=new_tokens,
                 sampling=parsed.sampling,
                 stop_token_ids=tuple(dict.fromkeys(parsed.stop.token_ids + eos)),
+                min_new_tokens=parsed.stop.min_new_tokens,
+                grammar=grammar,
                 outputs=parsed.outputs,
             )
             continuation = _Continuation(model, parsed, len(tokens), self._metrics)
@@ -119,6 +125,13 @@ async def _first_move(
     return request
 
 
+async def _checked(constraint: Constraint) -> str:
+    """The grammar, if it is one; looked at in a thread."""
+    if message := await asyncio.to_thread(grammar_text.problem, constraint.grammar):
+        raise InvalidRequest(constraint.field, message)
+    return constraint.grammar
+
+
 def _new_tokens(parsed: GenerateCall, prompt_len: int, model: LoadedModel) -> int:
     """Most tokens to generate: as asked, or as the context allows where nothing was asked."""
     check_length("prompt", prompt_len, model.limits)
@@ -168,7 +181,8 @@ class _Continuation:
         token = event.token
         if token is not None and not self._text.stop_string:
             self._steps += 1
-            text = self._text.push(token.token_id)
+            may_stop = self._steps >= self._parsed.stop.min_new_tokens
+            text = self._text.push(token.token_id, may_stop=may_stop)
             if token.logits is not None:
                 self._count("logits", len(token.logits.data))
             yield from step_events(token, text)

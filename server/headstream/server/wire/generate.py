@@ -9,6 +9,7 @@ from headstream.model.outputs import Outputs, RowsSpec, SamplingParams
 from headstream.server.engine.stream import RowsEvent, TokenEvent, WireTensor
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_budget, check_message, generate_token_bytes
+from headstream.server.wire.constraint import Constraint, parse_constraint
 from headstream.server.wire.fields import refuse_interventions
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
@@ -24,6 +25,7 @@ class GenerateCall:
 
     prompt: ParsedInput
     sampling: SamplingParams
+    constraint: Constraint | None
     stop: StopRules
     outputs: Outputs
     token_bytes: int  # of tensors, with each generated token
@@ -47,6 +49,11 @@ def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
     call = GenerateCall(
         prompt=parse_input("prompt", request.prompt, limits),
         sampling=parse_sampling("sampling", request.sampling, limits),
+        constraint=(
+            parse_constraint("sampling.constraint", request.sampling.constraint)
+            if request.sampling.HasField("constraint")
+            else None
+        ),
         stop=stop,
         outputs=Outputs(
             logits=logits,

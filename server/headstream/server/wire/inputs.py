@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.offsets import TokenizedText
-from headstream.server.wire.fields import check_token_ids
+from headstream.server.wire.fields import check_count, check_int, check_token_ids
 from headstream.v1 import types_pb2
+
+MAX_MESSAGES = 1024
+MAX_ROLE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,17 @@ class IdsInput:
     cut: bool = False
 
 
-ParsedInput = TextInput | IdsInput
+@dataclass(frozen=True, slots=True)
+class ChatInput:
+    """Messages, short enough to write and tokenize."""
+
+    field: str  # it came in
+    messages: tuple[tuple[str, str], ...]  # role, content
+    add_generation_prompt: bool
+    cut: bool = False
+
+
+ParsedInput = TextInput | IdsInput | ChatInput
 
 
 def parse_input(
@@ -44,10 +57,12 @@ def parse_input(
     """
     kind = message.WhichOneof("content")
     if kind is None:
-        raise InvalidRequest(field, "set text or token_ids")
+        raise InvalidRequest(field, "set text, token_ids or chat")
     if kind == "text":
         text, cut = check_text(f"{field}.text", message.text, limits, truncate=truncate)
         return TextInput(text, message.skip_special_tokens, cut)
+    if kind == "chat":
+        return _parse_chat(f"{field}.chat", message.chat, limits)
     ids = list(message.token_ids.ids)
     if not ids:
         raise InvalidRequest(f"{field}.token_ids", "is empty")
@@ -55,6 +70,24 @@ def parse_input(
     if cut:
         ids = ids[: limits.max_model_len]
     return IdsInput(check_token_ids(f"{field}.token_ids.ids", ids, limits.d_vocab), cut)
+
+
+def _parse_chat(field: str, message: types_pb2.Chat, limits: Limits) -> ChatInput:
+    check_count(f"{field}.messages", message.messages, 1, MAX_MESSAGES)
+    num_bytes = 0
+    for i, entry in enumerate(message.messages):
+        role_bytes = len(entry.role.encode())
+        check_int(f"{field}.messages[{i}].role bytes", role_bytes, 1, MAX_ROLE_BYTES)
+        num_bytes += role_bytes + len(entry.content.encode())
+    if num_bytes > limits.max_text_bytes:
+        raise InvalidRequest(field, f"has {num_bytes} bytes; the limit is {limits.max_text_bytes}")
+    return ChatInput(
+        field=field,
+        messages=tuple((entry.role, entry.content) for entry in message.messages),
+        add_generation_prompt=(
+            message.add_generation_prompt if message.HasField("add_generation_prompt") else True
+        ),
+    )
 
 
 def check_text(
