@@ -32,6 +32,7 @@ def make_ready(directory: Path, d_vocab: int, **changes: Any) -> Ready:
         "max_model_len": MAX_MODEL_LEN,
         "parameters": 1000,
         "dtype": "float32",
+        "quantization": "none",
         "backend": "fake",
         "batch_invariant": True,
         "weights_sha256": "0" * 64,

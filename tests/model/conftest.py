@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headstream.model.kernels import TORCH_KERNELS, Kernels, load_kernels
+from headstream.model.kernels import TORCH_INT8_KERNELS, TORCH_KERNELS, Kernels, load_kernels
 
 Oracle = Any  # a transformers model; the library's types say no more
 MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
@@ -24,9 +24,15 @@ def _few_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def native_kernels(tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are compiled to, once a session."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="session")
+def native_kernels(compiled: Path) -> Kernels:
     """The compiled kernels, or a skip where they cannot be compiled."""
-    kernels = load_kernels(tmp_path_factory.mktemp("kernels"))
+    kernels = load_kernels(compiled)
     if kernels.name != "native":
         pytest.skip("no native kernels here")
     return kernels
@@ -38,6 +44,24 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
     if request.param == "torch":
         return TORCH_KERNELS
     native: Kernels = request.getfixturevalue("native_kernels")
+    return native
+
+
+@pytest.fixture(scope="session")
+def native_int8_kernels(compiled: Path) -> Kernels:
+    """The compiled kernels of int8 weights, or a skip where they cannot be compiled."""
+    kernels = load_kernels(compiled, "int8")
+    if kernels.name != "native":
+        pytest.skip("no native kernels here")
+    return kernels
+
+
+@pytest.fixture(params=["native", "torch"])
+def int8_kernels(request: pytest.FixtureRequest) -> Kernels:
+    """Every kernel with int8 weights, compiled and in torch."""
+    if request.param == "torch":
+        return TORCH_INT8_KERNELS
+    native: Kernels = request.getfixturevalue("native_int8_kernels")
     return native
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from headstream.model.batch import Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import Kernels
+from headstream.model.kernels.int8 import Int8Weight
 from headstream.model.loading.load import load_model
 from model_reference import PLAIN_KERNELS, run_packed
 
@@ -133,6 +134,47 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers(
     truth, _, _ = _oracle_run(oracle.double(), ids)  # of the rounded weights
     assert run.logits.dtype == torch.float32
     assert torch.equal(run.resid[0], resid[0])
+    assert (run.logits - truth).norm() < 1.2 * (theirs - truth).norm()
+
+
+def _round_to_int8(oracle: Any, dtype: torch.dtype) -> Any:
+    """Every linear gets the weights that Headstream computes with; rows of E stay as they are."""
+    for module in oracle.modules():
+        transposed = type(module).__name__ == "Conv1D"
+        if transposed or isinstance(module, torch.nn.Linear):
+            weight = module.weight.T if transposed else module.weight
+            rounded = Int8Weight.quantize(weight.detach().to(dtype)).dequantize()
+            module.weight = torch.nn.Parameter(rounded.T if transposed else rounded)
+    return oracle
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_int8_equals_transformers_on_the_rounded_weights(
+    case: str, make_checkpoint: Any, int8_kernels: Kernels
+) -> None:
+    directory, oracle = make_checkpoint(CASES[case][0], **CASES[case][1])
+    model = load_model(directory, torch.float32, int8_kernels)
+    sequences = _sequences()
+    unrounded, _, _ = _oracle_run(oracle, sequences[2])
+    oracle = _round_to_int8(oracle, torch.float32).double()
+    runs = run_packed(model, sequences)
+    for ids, run in zip(sequences, runs, strict=True):
+        logits, _, final = _oracle_run(oracle, ids)
+        torch.testing.assert_close(run.final.double(), final, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run.logits.double(), logits, atol=1e-5, rtol=1e-5)
+    assert (runs[2].logits - unrounded).abs().max() > 1e-3  # it is another model
+
+
+@pytest.mark.parametrize("case", ["gpt2", "qwen3", "gemma3"])
+def test_int8_in_bfloat16_is_as_near_as_bfloat16_is(
+    case: str, make_checkpoint: Any, int8_kernels: Kernels
+) -> None:
+    directory, oracle = make_checkpoint(CASES[case][0], **CASES[case][1])
+    [run] = run_packed(load_model(directory, torch.bfloat16, int8_kernels), [_sequences()[2]])
+    oracle = _round_to_int8(oracle.bfloat16(), torch.bfloat16)
+    theirs, _, _ = _oracle_run(oracle.bfloat16(), _sequences()[2])  # rounded once more
+    oracle = _round_to_int8(make_checkpoint(CASES[case][0], **CASES[case][1])[1], torch.bfloat16)
+    truth, _, _ = _oracle_run(oracle.double(), _sequences()[2])
     assert (run.logits - truth).norm() < 1.2 * (theirs - truth).norm()
 
 

@@ -27,6 +27,24 @@ def test_prefix_caching_is_on_unless_it_is_turned_off(flags: list[str], on: bool
     assert config.prefix_caching is on
 
 
+def test_quantization_is_named_like_every_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "headstream.yaml"
+    path.write_text("quantization: int8\n")
+
+    def chosen(flags: list[str], path: Path | None = None) -> str:
+        [config] = load_settings(flags, path).engine_configs()
+        return config.quantization
+
+    assert chosen([]) == "none"
+    assert chosen(["--quantization", "int8"]) == chosen([], path) == "int8"
+    monkeypatch.setenv("HEADSTREAM_QUANTIZATION", "int8")
+    assert chosen([]) == "int8"
+    with pytest.raises(ConfigError, match="quantization"):
+        load_settings(["--quantization", "int4"])
+
+
 def test_flag_over_variable_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "headstream.yaml"
     path.write_text("port: 1\nadmin_port: 2\nmax_inputs: 3\n")

@@ -89,6 +89,7 @@ def fingerprint(message: types_pb.ModelFingerprint) -> results.Fingerprint:
         dtype=message.dtype,
         backend=message.backend,
         batch_invariant=message.batch_invariant,
+        quantization=message.quantization,
     )
 
 

@@ -44,6 +44,7 @@ class Fingerprint:
     dtype: str = ""  # what it computes in
     backend: str = ""  # the kernels that compute
     batch_invariant: bool = False  # the same bits alone or in any crowd
+    quantization: str = ""  # how its linears are stored: none (in dtype), or int8
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,3 +31,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "float32" and device.type == "cuda":
         raise ModelError("dtype float32 is not served on cuda: its attention kernels are 16-bit")
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def check_quantization(name: str, device: torch.device) -> None:
+    """Raises ModelError: "int8" on CUDA, where no kernel reads such weights."""
+    if name == "int8" and device.type == "cuda":
+        raise ModelError("quantization int8 is not served on cuda: only the CPU kernels read it")

@@ -259,6 +259,7 @@ class ModelFingerprint(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
     BATCH_INVARIANT_FIELD_NUMBER: builtins.int
+    QUANTIZATION_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name the model is served under."""
     weights_sha256: builtins.str
@@ -269,6 +270,10 @@ class ModelFingerprint(google.protobuf.message.Message):
     """The kernels that compute, such as `cpu-onednn`. Other kernels may round otherwise."""
     batch_invariant: builtins.bool
     """The path that computed gives the same bits to a request alone or in any crowd."""
+    quantization: builtins.str
+    """How the weights of linears and of the unembedding are stored: `none` (in `dtype`), or `int8` (in
+    eight bits, with a scale for each output). `weights_sha256` is that of the weights before.
+    """
     def __init__(
         self,
         *,
@@ -277,8 +282,9 @@ class ModelFingerprint(google.protobuf.message.Message):
         dtype: builtins.str = ...,
         backend: builtins.str = ...,
         batch_invariant: builtins.bool = ...,
+        quantization: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "batch_invariant", b"batch_invariant", "dtype", b"dtype", "model", b"model", "weights_sha256", b"weights_sha256"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "batch_invariant", b"batch_invariant", "dtype", b"dtype", "model", b"model", "quantization", b"quantization", "weights_sha256", b"weights_sha256"]) -> None: ...
 
 Global___ModelFingerprint: typing_extensions.TypeAlias = ModelFingerprint
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from engine_trace import save_tiny_gemma
-from headstream.model.kernels import TORCH_KERNELS
+from headstream.model.kernels import TORCH_INT8_KERNELS, TORCH_KERNELS
 from headstream.server.engine import build
+
+_TORCH = {"none": TORCH_KERNELS, "int8": TORCH_INT8_KERNELS}
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +28,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run torch's operators, with which a row's bits do depend on where prompts are cut."""
-    monkeypatch.setattr(build, "load_kernels", lambda _: TORCH_KERNELS)
+    monkeypatch.setattr(build, "load_kernels", lambda _, quantization: _TORCH[quantization])
 
 
 @pytest.fixture(params=["native", "torch"])

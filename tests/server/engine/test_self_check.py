@@ -7,15 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from engine_trace import Trace
+from engine_trace import DTYPES, Trace
 from headstream.model.batch import FINAL, PackedBatch, StepOutput
 from headstream.server.engine.invariance import is_batch_invariant
+from headstream.server.wire.model import to_fingerprint
 
 
 def test_it_holds_and_leaves_the_pool_empty(tiny_gemma: Path, cache_dir: Path) -> None:
     trace = Trace(tiny_gemma, cache_dir)
     assert trace.ready.batch_invariant
     assert trace.scheduler.pool.num_used == 0
+
+
+@pytest.mark.usefixtures("each_backend")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_it_holds_with_int8_weights(dtype: str, tiny_gemma: Path, cache_dir: Path) -> None:
+    plain = Trace(tiny_gemma, cache_dir, dtype=dtype)
+    rounded = Trace(tiny_gemma, cache_dir, dtype=dtype, quantization="int8")
+    assert rounded.ready.batch_invariant
+    assert (plain.ready.quantization, rounded.ready.quantization) == ("none", "int8")
+    fingerprints = [to_fingerprint("tiny", trace.ready) for trace in (plain, rounded)]
+    assert fingerprints[0] != fingerprints[1]
 
 
 def test_it_notices_a_row_that_depends_on_its_crowd(

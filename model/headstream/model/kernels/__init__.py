@@ -7,8 +7,9 @@ compiler everything works, slower. On a GPU the twins run.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from headstream.model.kernels import attend, gate, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
@@ -19,6 +20,9 @@ from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.panels import PackPanels
 from headstream.model.kernels.turn_heads import TurnHeads
 from headstream.model.kernels.unembed import MakeUnembed, NativeUnembed
+
+Quantization = Literal["none", "int8"]
+"""How the weights of linears and of the unembedding are stored."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +57,20 @@ TORCH_KERNELS = Kernels(
 )
 
 
-def load_kernels(cache_dir: Path) -> Kernels:
+TORCH_INT8_KERNELS = replace(
+    TORCH_KERNELS,
+    linear=linear.make_linear_int8_torch,
+    gated=linear.make_gated_int8_torch,
+    unembed=unembed.make_unembed_int8_torch,
+)
+
+
+def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernels:
     """The native kernels, compiled into ``cache_dir``, or their torch twins."""
+    int8 = quantization == "int8"
     try:
         native_gate = gate.load_native(cache_dir)
-        pack = PackPanels(cache_dir)
+        pack = PackPanels(cache_dir, int8=int8)
         linears, norms = NativeLinear(cache_dir, pack, native_gate), NativeNorm(cache_dir)
         return Kernels(
             name="native",
@@ -73,4 +86,4 @@ def load_kernels(cache_dir: Path) -> Kernels:
         )
     except KernelUnavailableError as error:
         _log.warning("the slower torch twins of the native kernels run: %s", error)
-        return TORCH_KERNELS
+        return TORCH_INT8_KERNELS if int8 else TORCH_KERNELS

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from headstream.model.kernels import build, onednn
 from headstream.model.kernels.gate import Gate, activation_number, gate_torch
+from headstream.model.kernels.int8 import Int8Weight
 from headstream.model.kernels.library import Function, check, function, functions, pointer
-from headstream.model.kernels.panels import LANES, PackPanels
+from headstream.model.kernels.panels import PackPanels, pad_columns
 from headstream.model.layers.linear import LinearWeights
 
 Linear = Callable[[Tensor], Tensor]
 """x [M, K] -> [M, out]; owns its weight, packed for the device."""
 
-_ARGUMENTS = "ppppiiii"  # of all products in linear.cpp
+_ARGUMENTS = "pppppiiii"  # of all products in linear.cpp
 
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 """The device's way of packing weight [out, K] and bias [out]."""
@@ -35,9 +36,21 @@ def make_linear_torch(weight: Tensor, bias: Tensor | None) -> Linear:
     return functools.partial(F.linear, weight=weight, bias=bias)
 
 
+def make_linear_int8_torch(weight: Tensor, bias: Tensor | None) -> Linear:
+    """The twin of the native linear of int8 weights: these in float32, without its speed."""
+    widened = Int8Weight.quantize(weight).dequantize()
+    linear = make_linear_torch(widened, None if bias is None else bias.float())
+    return lambda x: linear(x.float()).to(x.dtype)
+
+
 def make_gated_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """The twin of the native gated linear: one product, then the gate."""
     return compose_gated(gate, up, activation, make_linear_torch, gate_torch)
+
+
+def make_gated_int8_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
+    """The twin of the native gated linear of int8 weights."""
+    return compose_gated(gate, up, activation, make_linear_int8_torch, gate_torch)
 
 
 def compose_gated(
@@ -55,10 +68,12 @@ class NativeLinear:
     def __init__(self, cache_dir: Path, pack: PackPanels, gate: Gate) -> None:
         """``gate``: for gated products of a shape that the fused kernel does not take.
 
+        ``pack`` decides how weights are stored.
+
         Raises:
             KernelUnavailableError: they cannot be built here; use the twins.
         """
-        library = build.load("linear", cache_dir)
+        library = build.load(f"linear{pack.suffix}", cache_dir)
         self._pack = pack
         self._gate = gate
         self._linear = functions(library, "linear", _ARGUMENTS)
@@ -67,15 +82,16 @@ class NativeLinear:
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         """A ``MakeLinear``."""
-        if weight.shape[1] % 2 or onednn.has_amx(weight.dtype):
-            return make_linear_torch(weight, bias)
+        if not self._takes(weight):
+            twin = make_linear_int8_torch if self._pack.int8 else make_linear_torch
+            return twin(weight, bias)
         return self._packed(self._linear[weight.dtype], weight, bias, weight.shape[0])
 
     def gated(self, gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
         """A ``MakeGated``."""
         (columns, depth), dtype = gate.weight.shape, gate.weight.dtype
         half = self._gated_columns // 2
-        if half == 0 or columns % half or depth % 2 or onednn.has_amx(dtype):
+        if half == 0 or columns % half or not self._takes(gate.weight):
             return compose_gated(gate, up, activation, self.linear, self._gate)
         # Halves of a tile side by side: [columns / half, 2, half] rows of W.
         both = LinearWeights.fuse(gate, up)
@@ -86,12 +102,16 @@ class NativeLinear:
         kernel = functools.partial(self._gated[dtype], activation_number(activation))
         return self._packed(kernel, weight, bias, columns)
 
+    def _takes(self, weight: Tensor) -> bool:
+        faster_elsewhere = not self._pack.int8 and onednn.has_amx(weight.dtype)
+        return weight.shape[1] % 2 == 0 and not faster_elsewhere
+
     def _packed(self, kernel: Function, weight: Tensor, bias: Tensor | None, out: int) -> Linear:
         """``kernel`` over the packed weight, as x [M, K] -> [M, out]."""
         columns, depth = weight.shape
         panels = self._pack(weight)
         if bias is not None:
-            bias = F.pad(bias.float(), (0, len(panels) * LANES - columns))
+            bias = pad_columns(bias.float())
 
         def linear(x: Tensor) -> Tensor:
             if x.stride(1) != 1:
@@ -99,8 +119,9 @@ class NativeLinear:
             y = x.new_empty(x.shape[0], out)
             status = kernel(
                 x.data_ptr(),
-                panels.data_ptr(),
+                panels.numbers.data_ptr(),
                 y.data_ptr(),
+                pointer(panels.scales),
                 pointer(bias),
                 x.shape[0],
                 x.stride(0),

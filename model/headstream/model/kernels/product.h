@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "tile.h"
+#include "widen.h"
 
 namespace headstream {
 
@@ -17,6 +18,7 @@ constexpr int64_t kSteps = std::is_same_v<T, float> ? 128 : 1 << 30;
 
 struct Product {
   int64_t rows, x_stride, depth, columns;  // columns of W
+  const float* scale;                      // [columns] of W, null: one
   const float* bias;                       // [columns], null: none
   int64_t y_stride;
 
@@ -26,8 +28,9 @@ struct Product {
 
 constexpr int64_t kGroup = kPanels * kLanes;  // columns of a group of panels
 
-// The sums of columns [column, column + 16), with their bias.
-inline Floats with_bias(const Product& p, Floats sums, int64_t column) {
+// The sums of columns [column, column + 16), with their scale and bias.
+inline Floats scaled_and_biased(const Product& p, Floats sums, int64_t column) {
+  if (p.scale != nullptr) sums *= load_floats(p.scale + column);
   return p.bias == nullptr ? sums : sums + load_floats(p.bias + column);
 }
 
@@ -46,19 +49,23 @@ struct Plain {
   template <typename Out, int C>
   static void finish(const Product& p, const Floats (&sums)[C], Out* to, int64_t column) {
     for (int c = 0; c < C; ++c, column += kLanes, to += kLanes)
-      store_some(to, with_bias(p, sums[c], column), p.columns - column);
+      store_some(to, scaled_and_biased(p, sums[c], column), p.columns - column);
   }
 };
 
-template <typename Finish, typename T, typename Out, int R, int C>
-void multiply_tile(const Product& p, const T* x, const T* panel, Ahead<T> ahead, Out* y,
-                   int64_t column) {
-  const int64_t steps = p.depth / kDepth<T>, stride = p.depth * kLanes;
+template <typename Finish, typename T, typename W, typename Out, int R, int C>
+void multiply_tile(const Product& p, const T* x, const Group<T, W>& group, bool known,
+                   Ahead<T, W> ahead, Out* y, int64_t column) {
+  const int64_t steps = p.depth / kDepth<T>;
   Floats sums[R][C] = {};
-  for (int64_t k = 0; k < steps; k += kSteps<T>) {
+  for (int64_t begin = 0; begin < steps; begin += kSteps<T>) {
     Floats acc[R][C] = {};
-    multiply<T, R, C>(acc, x + k * kDepth<T>, p.x_stride, panel + k * kDepth<T> * kLanes, stride,
-                      std::min(kSteps<T>, steps - k), ahead.from(k));
+    const int64_t end = std::min(begin + kSteps<T>, steps);
+    for (int64_t k = begin; k < end; k += group.kRun) {
+      const int64_t count = std::min(group.kRun, end - k);
+      multiply<T, R, C>(acc, x + k * kDepth<T>, p.x_stride, group.template run<C>(k, count, known),
+                        group.stride, count, ahead.from(k));
+    }
     for (int r = 0; r < R; ++r)
       for (int c = 0; c < C; ++c) sums[r][c] += acc[r][c];
   }
@@ -66,26 +73,35 @@ void multiply_tile(const Product& p, const T* x, const T* panel, Ahead<T> ahead,
 }
 
 // What pass `part` of `parts` over a group of panels fetches of the next one.
-template <typename T>
-Ahead<T> share_of_next(const Product& p, const T* panel, int64_t part, int64_t parts) {
+template <typename T, typename W>
+Ahead<T, W> share_of_next(const Product& p, const W* panel, int64_t part, int64_t parts) {
   if (parts == 1) return {};  // every line is wanted at once
   const int64_t stride = p.depth * kLanes, each = (kPanels + parts - 1) / parts;
   if (part * each >= kPanels) return {};
   return {panel + (kPanels + part * each) * stride, stride, each};
 }
 
+// Passes over a group of panels that all rows take.
+inline int64_t passes(const Product& p) { return (p.rows + kRows - 1) / kRows; }
+
+// Room for the groups that one thread multiplies, one after the other.
+template <typename T, typename W>
+typename Group<T, W>::Room room_for(const Product& p) { return {p.depth, passes(p) > 1}; }
+
 // All rows of x times one group of panels; y is where the group's first column goes in row 0.
-template <typename Finish, typename T, typename Out>
-void multiply_group(const Product& p, const T* x, const T* panels, int64_t group, Out* y) {
-  const T* panel = panels + group * kPanels * p.depth * kLanes;
-  const int64_t parts = (p.rows + kRows - 1) / kRows;
-  with_constant<kPanels>(std::min<int64_t>(kPanels, p.panels() - group * kPanels), [&](auto width) {
+template <typename Finish, typename T, typename W, typename Out>
+void multiply_group(const Product& p, const T* x, const W* panels, int64_t index, Out* y,
+                    const typename Group<T, W>::Room& room) {
+  const W* panel = panels + index * kPanels * p.depth * kLanes;
+  const int64_t parts = passes(p);
+  const Group<T, W> group(panel, p.depth, parts > 1, room);
+  with_constant<kPanels>(std::min<int64_t>(kPanels, p.panels() - index * kPanels), [&](auto width) {
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t row = part_bound(p.rows, parts, part);
       with_constant<kRows>(part_bound(p.rows, parts, part + 1) - row, [&](auto height) {
-        multiply_tile<Finish, T, Out, height(), width()>(
-            p, x + row * p.x_stride, panel, share_of_next(p, panel, part, parts),
-            y + row * p.y_stride, group * kGroup);
+        multiply_tile<Finish, T, W, Out, height(), width()>(
+            p, x + row * p.x_stride, group, part > 0, share_of_next<T>(p, panel, part, parts),
+            y + row * p.y_stride, index * kGroup);
       });
     }
   });

@@ -88,20 +88,21 @@ inline Floats multiply_add(Floats sum, Words x, Words w) {
 
 // Panels that will be wanted soon: `count` of them are brought towards the processor, one line for
 // each step of the product that runs meanwhile, so that memory and multipliers work side by side.
-template <typename T>
+// They are stored as W.
+template <typename T, typename W = T>
 struct Ahead {
-  const T* panel = nullptr;
+  const W* panel = nullptr;
   int64_t stride = 0, count = 0;
 
   Ahead from(int64_t step) const { return {panel + step * kDepth<T> * kLanes, stride, count}; }
 };
 
 // Adds `steps` steps of x (rows `x_stride` apart) times C panels (`panel_stride` apart).
-template <typename T, int R, int C>
+template <typename T, int R, int C, typename W = T>
 inline __attribute__((always_inline)) void multiply(Floats (&acc)[R][C], const T* x,
                                                     int64_t x_stride, const T* panel,
                                                     int64_t panel_stride, int64_t steps,
-                                                    Ahead<T> ahead = {}) {
+                                                    Ahead<T, W> ahead = {}) {
   constexpr int64_t kLine = kDepth<T> * kLanes;  // numbers of a step, one cache line
   for (int64_t k = 0; k < steps; ++k) {
     decltype(columns(panel)) w[C];

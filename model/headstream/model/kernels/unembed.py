@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headstream.model.kernels import build
+from headstream.model.kernels.int8 import Int8Weight
 from headstream.model.kernels.library import check, functions, pointer
 from headstream.model.kernels.linear import Linear, MakeLinear, make_linear_torch
 from headstream.model.kernels.panels import PackPanels
@@ -58,6 +59,11 @@ def make_unembed_torch(
 ) -> Unembed:
     """The twin of the native unembedding, for any device."""
     return _TorchUnembed(_wide_product(weight, make_linear), softcap)
+
+
+def make_unembed_int8_torch(weight: Tensor, softcap: float | None) -> Unembed:
+    """The twin of the native unembedding of int8 weights."""
+    return make_unembed_torch(Int8Weight.quantize(weight).dequantize(), softcap)
 
 
 def _wide_product(weight: Tensor, make_linear: MakeLinear) -> Linear:
@@ -122,16 +128,21 @@ class NativeUnembed:
     """The compiled unembedding."""
 
     def __init__(self, cache_dir: Path, pack: PackPanels) -> None:
-        """Raises KernelUnavailableError: it cannot be built here; use the twin."""
-        library = build.load("unembed", cache_dir)
-        self._kernels = functions(library, "unembed", "ppiiii" + "fi" + "ppppppppp")
+        """``pack`` decides how weights are stored.
+
+        Raises:
+            KernelUnavailableError: it cannot be built here; use the twin.
+        """
+        library = build.load(f"unembed{pack.suffix}", cache_dir)
+        self._kernels = functions(library, "unembed", "pppiiii" + "fi" + "ppppppppp")
         self._pack = pack
 
     def __call__(self, weight: Tensor, softcap: float | None) -> Unembed:
         """A ``MakeUnembed``."""
         d_vocab, d_model = weight.shape
         if d_model % 2:
-            return make_unembed_torch(weight, softcap)
+            twin = make_unembed_int8_torch if self._pack.int8 else make_unembed_torch
+            return twin(weight, softcap)
         kernel, panels = self._kernels[weight.dtype], self._pack(weight)
 
         def unembed(
@@ -150,7 +161,8 @@ class NativeUnembed:
                 targets=None if targets is None else _empty_targets(rows),
             )
             status = kernel(
-                *(x.data_ptr(), panels.data_ptr(), rows, x.stride(0), d_model, d_vocab),
+                *(x.data_ptr(), panels.numbers.data_ptr(), pointer(panels.scales)),
+                *(rows, x.stride(0), d_model, d_vocab),
                 *(softcap or 0.0, count),
                 *(kept_at.data_ptr(), pointer(targets), found.kept.data_ptr()),
                 *(found.values.data_ptr(), found.ids.data_ptr(), found.log_totals.data_ptr()),

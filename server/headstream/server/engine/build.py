@@ -10,7 +10,7 @@ import torch
 from headstream.model import fingerprint
 from headstream.model.attention.cuda import BLOCK_SIZE as CUDA_BLOCK_SIZE
 from headstream.model.batch import PREFILL_GRID
-from headstream.model.device import choose_device, choose_dtype
+from headstream.model.device import check_quantization, choose_device, choose_dtype
 from headstream.model.kernels import TORCH_KERNELS, load_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
 from headstream.model.loading.load import load_model
@@ -42,11 +42,12 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     cache_dir = Path(config.cache_dir)
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
+    check_quantization(config.quantization, device)
     directory = resolve(config.source, cache_dir, progress)
     kernels = TORCH_KERNELS
     if device.type == "cpu":
         progress("kernels", 0, 1)
-        kernels = load_kernels(cache_dir / "kernels")
+        kernels = load_kernels(cache_dir / "kernels", config.quantization)
         progress("kernels", 1, 1)
     model = load_model(directory, dtype, kernels, progress, device=device)
     sizes = model.config
@@ -80,6 +81,7 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         ),
         parameters=fingerprint.count_parameters(directory),
         dtype=str(dtype).removeprefix("torch."),
+        quantization=config.quantization,
         backend=runner.backend,
         batch_invariant=is_batch_invariant(runner, scheduler.pool),
         weights_sha256=fingerprint.weights_sha256(directory, cache_dir, progress),

@@ -17,6 +17,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Literal["auto", "float32", "bfloat16"] = (
         "auto"  # auto: bfloat16 where the hardware has it
     )
+    quantization: Literal["none", "int8"] = "none"  # of linears and the unembedding
     num_threads: int | None = None  # None: one per core this process may use
     max_num_batched_tokens: int | None = None  # N of a step; None: 2048 on CPU, 8192 on CUDA
     max_num_seqs: int = 64

@@ -194,6 +194,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     max_model_len: int  # longest sequence, by positions, settings and KV memory
     parameters: int
     dtype: str
+    quantization: str
     backend: str
     batch_invariant: bool
     weights_sha256: str

@@ -16,6 +16,7 @@ def to_fingerprint(name: str, ready: Ready) -> types_pb2.ModelFingerprint:
         model=name,
         weights_sha256=ready.weights_sha256,
         dtype=ready.dtype,
+        quantization=ready.quantization,
         backend=ready.backend,
         batch_invariant=ready.batch_invariant,
     )

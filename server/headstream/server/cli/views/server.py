@@ -81,7 +81,7 @@ def models(infos: Sequence[ModelInfo]) -> Table:
             str(sizes.vocabulary),
             count(sizes.parameters),
             str(info.limits.max_model_tokens),
-            info.fingerprint.dtype,
+            _dtype(info),
         )
     return table
 
@@ -91,9 +91,14 @@ def heading(text: str) -> Padding:
     return Padding(Text(text, style="bold"), (1, 0, 1, 0))
 
 
+def _dtype(model: ModelInfo) -> str:
+    quantized = model.fingerprint.quantization not in {"", "none"}
+    return model.fingerprint.dtype + (f"/{model.fingerprint.quantization}" if quantized else "")
+
+
 def _numbers(model: ModelInfo) -> str:
     sizes = model.sizes
     return (
         f"{count(sizes.parameters)} parameters, {sizes.layers} layers, d {sizes.dimensions}, "
-        f"{model.fingerprint.dtype}, context {model.limits.max_model_tokens}"
+        f"{_dtype(model)}, context {model.limits.max_model_tokens}"
     )
