@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from headstream.model.outputs import LogitsSpec, SamplingParams
+from headstream.model.scoring import RowScores
 
 FINAL = -1
 """Layer number of the rows after the final norm; 0..L number the residual stream."""
@@ -43,6 +44,14 @@ class RowRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """What is wanted of consecutive rows of one sequence whose next tokens are known."""
+
+    targets: Tensor  # int64 [n] the token that follows each row
+    logits: LogitsSpec  # to send of each row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
     """The rows of one step.
 
@@ -61,10 +70,11 @@ class PackedBatch:
     slot_mapping: Tensor  # int64 [N]   block_id * block_size + offset: where each row's K, V go
     max_seqlen_q: int  # longest row range of a sequence
     max_seqlen_k: int  # largest of context_lens
-    logits_indices: Tensor  # int64 [R] rows to unembed
+    logits_indices: Tensor  # int64 [R] rows to unembed: one of each head, then those of the scores
     # layer (or FINAL) -> int64 rows to keep
     taps: Mapping[int, Tensor] = field(default_factory=dict)
-    heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
+    heads: tuple[RowRequest, ...] = ()
+    scores: tuple[ScoreRequest, ...] = ()
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on ``device``."""
@@ -90,11 +100,21 @@ class RowResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ScoreResult:
+    """The outcome of a :class:`ScoreRequest`, on CPU."""
+
+    scores: RowScores  # [n]
+    values: Tensor | None  # [n, k] or [n, V], in the dtype asked for
+    value_ids: Tensor | None  # int64 [n, k] token ids of the values, for top-k
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
     """What one step computed."""
 
-    rows: tuple[RowResult, ...]  # [R]
+    rows: tuple[RowResult, ...]  # one of each head
     taps: Mapping[int, Tensor]  # layer -> [rows, d], on CPU
+    scores: tuple[ScoreResult, ...] = ()
 
 
 class Taps:

@@ -21,6 +21,7 @@ from headstream.server.engine.messages import (
     Lookup,
     LookupReply,
     Rows,
+    Scores,
     StepReport,
     StepStats,
     Submit,
@@ -112,6 +113,10 @@ class EngineCore:
         for sequence, row in zip(packed.token_sequences, output.rows, strict=True):
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
+        scores: dict[Sequence, Scores] = {
+            part.sequence: frames.scores(part.start, result)
+            for part, result in zip(packed.score_ranges, output.scores, strict=True)
+        }
         now = time.monotonic_ns()
         deltas: list[Delta] = []
         for sequence in schedule:
@@ -123,13 +128,14 @@ class EngineCore:
             if done:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
-            if first or done or token is not None or sequence in rows:
+            if first or done or token is not None or sequence in rows or sequence in scores:
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
                         token=token,
                         rows=rows.get(sequence, ()),
                         vectors=vectors.get(sequence),
+                        scores=scores.get(sequence),
                         finish=(sequence.finish or "length") if done else None,
                         queue_ns=sequence.first_step_ns - sequence.arrival_ns,
                         compute_ns=now - sequence.first_step_ns,

@@ -121,7 +121,7 @@ class Scheduler:
             if sequence not in self._running:  # preempted just now
                 continue
             self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
-            rows = sequence.next_rows(plan.budget)
+            rows = sequence.next_rows(plan.budget_for(sequence))
             if rows and self._take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
         self._admit(plan)
@@ -150,10 +150,10 @@ class Scheduler:
         for sequence in self._waiting:
             if not plan.budget or len(self._running) == self._max_num_seqs:
                 break
-            if sequence in self._paused:
+            if sequence in self._paused or not plan.budget_for(sequence):
                 continue
             hit = self.cache.take(sequence)
-            rows = sequence.next_rows(plan.budget)
+            rows = sequence.next_rows(plan.budget_for(sequence))
             if not rows or not self._allocate(sequence, rows):
                 self._give_up(sequence)
                 break
@@ -228,10 +228,22 @@ class _Plan:
     def __init__(self, budget: int) -> None:
         self.rows: Schedule = {}
         self.budget = budget  # rows left
+        self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
+
+    def budget_for(self, sequence: Sequence) -> int:
+        """Rows left for a sequence."""
+        if sequence.scores_whole_rows:
+            return min(self.budget, self._whole_budget)
+        return self.budget
 
     def add(self, sequence: Sequence, rows: int) -> None:
         self.rows[sequence] = rows
-        self.budget -= rows
+        self._spend(sequence, rows)
 
     def drop(self, sequence: Sequence) -> None:
-        self.budget += self.rows.pop(sequence, 0)
+        self._spend(sequence, -self.rows.pop(sequence, 0))
+
+    def _spend(self, sequence: Sequence, rows: int) -> None:
+        self.budget -= rows
+        if sequence.scores_whole_rows:
+            self._whole_budget -= rows
