@@ -138,7 +138,7 @@ def test_a_warm_cache_skips_no_scored_position(tiny_gemma: Path, cache_dir: Path
 @pytest.mark.usefixtures("each_backend")
 def test_preempted_in_the_middle(tiny_gemma: Path, cache_dir: Path) -> None:
     """An older sequence grows until the younger, half scored, must give way."""
-    older = {"token_ids": text(1, 300), "max_new_tokens": 300}
+    older: dict[str, Any] = {"token_ids": text(1, 300), "max_new_tokens": 300}
     younger = scoring(text(2, 768), TOP)
     reference = Trace(tiny_gemma, cache_dir, prefix_caching=False)
     lone = alone(reference, [older, younger])
