@@ -39,7 +39,7 @@ def finish_rows(
     """Logits, tokens and whatever else was asked for of rows ``resid`` [R, d]."""
     results: list[RowResult] = []
     for part in _slices(len(resid)):
-        rows = _unembed(model, resid[part], scan_rows)
+        rows = _unembed(model, resid[part], scan_rows, LEADING)
         largest: list[int] = rows.scan.ids[:, 0].tolist()
         results += [
             _finish_row(rows, index, largest[index], request)
@@ -60,9 +60,10 @@ def finish_scores(
     kept = [
         _KeptLogits(request.logits, count) for request, count in zip(requests, counts, strict=True)
     ]
+    leading = LEADING if any(request.logits.mode == "top" for request in requests) else 1
     parts: list[RowScores] = []
     for part in _slices(len(resid)):
-        rows = _unembed(model, resid[part], scan_rows)
+        rows = _unembed(model, resid[part], scan_rows, leading)
         parts.append(score_rows(rows.logits, targets[part], rows.scan.log_totals))
         for own, end, count in zip(kept, ends, counts, strict=True):
             own.take(rows, shift=end - count - part.start)
@@ -107,9 +108,9 @@ class _Rows:
         return values.to("cpu", TORCH_DTYPES[spec.dtype]).contiguous(), ids
 
 
-def _unembed(model: Model, resid: Tensor, scan_rows: ScanRows) -> _Rows:
+def _unembed(model: Model, resid: Tensor, scan_rows: ScanRows, leading: int) -> _Rows:
     logits = model.unembed(model.final_norm(resid))  # [R, V]
-    return _Rows(logits, scan_rows(logits, min(LEADING, logits.shape[1])))
+    return _Rows(logits, scan_rows(logits, min(leading, logits.shape[1])))
 
 
 def _finish_row(rows: _Rows, index: int, largest: int, request: RowRequest) -> RowResult:

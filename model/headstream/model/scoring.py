@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_ROWS = 8
+_ROWS = 4
 """Rows worked on at once: few enough that what is computed of them stays in the cache."""
 
 
