@@ -169,7 +169,7 @@ def test_score_shows_each_token_and_the_totals(script):
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["0", '"<bos>"', "2"] in lines
-    assert ["1", '"The"', "7", "-1.0000", "1", "0.500", "36.8%", "███████▍"] in lines
+    assert ["1", '"The"', "7", "-1.0000", "1", "0.500", "36.8%", "████▍"] in lines
     assert result.stderr == "3 tokens, log-probability -3.5000, perplexity 7.2500\n"
     assert script.requests[0].window_stride == 9
 

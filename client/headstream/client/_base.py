@@ -40,7 +40,7 @@ class BaseClient(ABC, Generic[GenerationT]):
                 `Tls(ca, cert, key)` for a client certificate too.
             token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
             timeout: Seconds for calls with one answer; None leaves it to the server.
-            stream_timeout: Seconds for `generate` and `embed_tokens`; None leaves it to the server.
+            stream_timeout: Seconds for `generate`, `score` and `embed_tokens`; None: the server's.
             connect_timeout: Seconds the first call waits until a healthy server is found.
 
         Raises:

@@ -13,8 +13,8 @@ from headstream.server.cli.views.text import bar, percent, visible
 if TYPE_CHECKING:
     from headstream.client import TextScores
 
-_BAR_WIDTH = 20
-_TOKEN_WIDTH = 20
+_BAR_WIDTH = 12
+_TOKEN_WIDTH = 16
 
 
 def table(scores: TextScores, tokens: list[str]) -> Table:
@@ -27,7 +27,7 @@ def table(scores: TextScores, tokens: list[str]) -> Table:
     made = Table(box=None, header_style="dim", pad_edge=False)
     made.add_column("#", justify="right", style="dim")
     made.add_column("token", no_wrap=True)
-    for title in ("id", "logprob", "rank", "entropy", "probability"):
+    for title in ("id", "logprob", "rank", "entropy", "prob."):
         made.add_column(title, justify="right")
     made.add_column("", width=_BAR_WIDTH)
     made.add_row("0", Text(visible(tokens[0], _TOKEN_WIDTH), "dim"), str(scores.token_ids[0]))
