@@ -66,3 +66,35 @@ def token_events(rows: Rows) -> Iterator[embeddings_pb.EmbedTokensResponse]:
 
 END_TOKENS = embeddings_pb.EmbedTokensResponse(end=embeddings_pb.EmbedTokensEnd())
 ROWS: Rows = [(1, 0, [[7, 8], [9, 10]]), (0, 0, [[1, 2], [3, 4], [5, 6]]), (1, 2, [[11, 12]])]
+
+
+def score_events(
+    *texts: Sequence[int], logits: logits_pb.Logits | None = None
+) -> Iterator[logits_pb.ScoreResponse]:
+    """A start, two ranges of positions for each text, side by side, and the summaries.
+
+    Position i has log-probability -i, rank i and entropy i / 2.
+    """
+    items = [logits_pb.ScoreInput(num_tokens=len(ids), first_token_id=ids[0]) for ids in texts]
+    yield logits_pb.ScoreResponse(start=logits_pb.ScoreStart(request_id="r3", inputs=items))
+    for half in (0, 1):
+        for index, ids in enumerate(texts):
+            middle = (len(ids) + 1) // 2
+            part = range(1, middle) if half == 0 else range(middle, len(ids))
+            yield logits_pb.ScoreResponse(
+                positions=logits_pb.ScorePositions(
+                    input=index,
+                    start=part.start,
+                    token_ids=[ids[i] for i in part],
+                    logprobs=[-i for i in part],
+                    ranks=part,
+                    entropies=[i / 2 for i in part],
+                    logits=logits if part else None,
+                )
+            )
+    for index in range(len(texts)):
+        summary = logits_pb.ScoreSummary(input=index, logprob=-3.5, perplexity=7.25)
+        yield logits_pb.ScoreResponse(summary=summary)
+
+
+SCORE_END = logits_pb.ScoreResponse(end=logits_pb.ScoreEnd(usage=types_pb2.Usage(input_tokens=9)))

@@ -17,7 +17,15 @@ from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
-from headstream.server.engine.messages import Delta, Fork, Frame, FromEngine, StepReport, Submit
+from headstream.server.engine.messages import (
+    Delta,
+    Fork,
+    Frame,
+    FromEngine,
+    Scores,
+    StepReport,
+    Submit,
+)
 from headstream.server.engine.report import Frames
 
 D_VOCAB = 211
@@ -64,6 +72,8 @@ class News:
     logit_rows: list[tuple[int, bytes]] = field(default_factory=list)  # of a branch: position, row
     rows: dict[tuple[int, int], bytes] = field(default_factory=dict)  # (layer, position) -> row
     vectors: bytes | None = None
+    scores: dict[int, bytes] = field(default_factory=dict)  # position -> log-probability, rank...
+    score_logits: dict[int, bytes] = field(default_factory=dict)  # position -> row, and its ids
     finish: str | None = None
     error: str = ""
 
@@ -117,6 +127,8 @@ class Trace:
         news.logit_rows += [(row.position, frames[row.values.index]) for row in delta.logit_rows]
         if delta.vectors is not None:
             news.vectors = frames[delta.vectors.index]
+        if delta.scores is not None:
+            _take_scores(news, delta.scores, frames)
         news.finish, news.error = delta.finish, delta.error
 
     def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
@@ -160,6 +172,8 @@ def same(one: News, other: News) -> bool:
         and all(a.tobytes() == b.tobytes() for a, b in zip(one.logits, other.logits, strict=True))
         and one.rows == other.rows
         and one.vectors == other.vectors
+        and one.scores == other.scores
+        and one.score_logits == other.score_logits
         and one.finish == other.finish
     )
 
@@ -176,6 +190,23 @@ def everything(kind: str, prompt_length: int) -> Outputs:
         logprob=True,
         rows=RowsSpec(generated_layers=(1, -1)),
     )
+
+
+def _take_scores(news: News, scores: Scores, frames: list[bytes]) -> None:
+    values = _array(scores.values, frames)  # [3, n]
+    count = values.shape[1]
+    logits = b"" if scores.logits is None else frames[scores.logits.index]
+    for i in range(count):
+        assert scores.start + i not in news.scores, "a position was sent twice"
+        news.scores[scores.start + i] = values[:, i].tobytes()
+        if scores.logits is not None:
+            parts = (_part(data, i, count) for data in (logits, scores.logits_ids))
+            news.score_logits[scores.start + i] = b"".join(parts)
+
+
+def _part(data: bytes, index: int, count: int) -> bytes:
+    width = len(data) // count
+    return data[index * width : (index + 1) * width]
 
 
 def _array(frame: Frame, frames: list[bytes]) -> np.ndarray:

@@ -22,6 +22,7 @@ from headstream.server.engine.handle import EngineState
 from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
 from headstream.server.engine.stream import (
     RowsEvent,
+    ScoresEvent,
     SequenceStream,
     TokenEvent,
     WireTensor,
@@ -64,6 +65,9 @@ def play(job: Job, ready: Ready) -> None:
     if outputs.pool is not None:
         means = [[float(np.mean(span))] * ready.d_model for span in outputs.pool.spans]
         vectors = float_tensor(np.array(means))
+    if outputs.score is not None:
+        _play_scores(job, ready)
+        return
     if job.max_new_tokens == 0:
         job.stream.put(make_event(rows=rows, vectors=vectors, finish="length"))
         return
@@ -75,6 +79,20 @@ def play(job: Job, ready: Ready) -> None:
         job.stream.put(make_event(token=token, rows=_generated(job, ready, index - 1)))
     rows = _generated(job, ready, job.max_new_tokens - 1)
     job.stream.put(make_event(rows=rows, finish="length"))
+
+
+def _play_scores(job: Job, ready: Ready) -> None:
+    """Two events: position i has log-probability -i, rank i and entropy i, and a row full of i."""
+    score = job.outputs.score
+    assert score is not None
+    positions = np.arange(score.first, len(job.token_ids))
+    for part, finish in zip(np.array_split(positions, 2), (None, "length"), strict=True):
+        logits = None
+        if score.logits.mode == "full":
+            logits = float_tensor(np.tile(part[:, None], ready.d_vocab))
+        values = float_tensor(np.stack([-part, part, part]))
+        scores = ScoresEvent(int(part[0]), values, logits, b"") if len(part) else None
+        job.stream.put(make_event(scores=scores, finish=finish))
 
 
 def _generated(job: Job, ready: Ready, index: int) -> tuple[RowsEvent, ...]:

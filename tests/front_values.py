@@ -55,6 +55,7 @@ def make_event(**changes: Any) -> Event:
         "token": None,
         "rows": (),
         "vectors": None,
+        "scores": None,
         "finish": None,
         "queue_ns": 5,
         "compute_ns": 7,

@@ -30,6 +30,7 @@ class Script:
     address: str = ""
     port: int = 0
     generate: Handler = _unset
+    score: Handler = _unset
     embed: Handler = _unset
     embed_tokens: Handler = _unset
     lookup: Handler = _unset
@@ -66,8 +67,8 @@ class _Logits(logits_grpc.LogitsServiceServicer):
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         return self.script.run_stream("generate", request, context)
 
-    def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return _unset(request, context)
+    def Score(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        return self.script.run_stream("score", request, context)
 
     def Decode(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
         return _unset(request_iterator, context)

@@ -63,8 +63,7 @@ def test_bench(tmp_path: Path) -> None:
     ]
     present = [name for name in QUICK.contenders if name not in PEERS]
     for workload in run["workloads"]:
-        able = ["transformers"] if workload["kind"] == "score" else present
-        assert list(workload["contenders"]) == able
+        assert list(workload["contenders"]) == present
         assert workload["floor_seconds"] > 0
         for measured in workload["contenders"].values():
             assert len(measured["seconds"]) == QUICK.rounds
@@ -83,7 +82,10 @@ def test_bench(tmp_path: Path) -> None:
         *(("prompt rows", 1, n, n) for n in (1, 8)),
     ]
     assert all(step["seconds"]["low"] > 0 for step in run["steps"])
-    assert [check["share"] for check in run["checks"]] == [1.0] * 5
+    assert [check["share"] for check in run["checks"] if "share" in check] == [1.0] * 5
+    apart = {check["of"]: check["apart"] for check in run["checks"] if "apart" in check}
+    assert list(apart) == ["headstream", "headstream-grpc"]
+    assert max(apart.values()) < 1e-4
     for name in present:
         assert f"\n{name}  " in text
         assert f"\n| {name} |" in document

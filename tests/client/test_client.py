@@ -214,7 +214,7 @@ def test_models_tell_sizes_limits_and_capabilities(script, client):
         limits=model_pb.Limits(max_inputs=64),
         capabilities=[
             model_pb.Capability(method="headstream.v1.LogitsService/Generate", served=True),
-            model_pb.Capability(method="headstream.v1.LogitsService/Score", served=False),
+            model_pb.Capability(method="headstream.v1.LogitsService/Decode", served=False),
         ],
     )
     script.list_models = lambda request, context: model_pb.ListModelsResponse(models=[model])
@@ -224,8 +224,8 @@ def test_models_tell_sizes_limits_and_capabilities(script, client):
     assert (listed.name, listed.state) == ("tiny", "serving")
     assert (listed.sizes.layers, listed.limits.max_inputs) == (2, 64)
     assert listed.can("Generate")
-    assert not listed.can("Score")
     assert not listed.can("Decode")
+    assert not listed.can("Score")
     assert script.requests[-1].model == "tiny"
 
 

@@ -203,7 +203,7 @@ def test_the_end_of_the_last_branch_ends_the_session(running: Server) -> None:
     ("moves", "code", "message"),
     [
         ([append(0, 1)], "INVALID_ARGUMENT", "open: the first move must be open"),
-        ([opening(prompt=types_pb2.Input())], "INVALID_ARGUMENT", "open.prompt: set text or"),
+        ([opening(prompt=types_pb2.Input())], "INVALID_ARGUMENT", "open.prompt: set text"),
         ([opening(max_tokens=101)], "INVALID_ARGUMENT", r"open.max_tokens: 101 is not in \[1, 100"),
         ([opening(max_tokens=4)], "INVALID_ARGUMENT", "open.prompt: has 5 tokens; max_tokens is 4"),
         ([opening(model="nobody")], "NOT_FOUND", "no model of this name"),

@@ -14,7 +14,8 @@ import torch
 import transformers
 
 from headstream.client import AsyncClient, Client
-from server_process import Server
+from server_process import Server, running_server
+from strided_perplexity import strided_logprobs
 
 PROMPTS = [
     "So long and thanks for all the",
@@ -27,6 +28,15 @@ PROMPTS = [
     "Once upon a time, in a village by the sea, there lived an old fisherman who",
 ]
 NEW_TOKENS = 64
+ENGLISH = """It was a bright cold day in the north, and the ferry had not come for a week. The
+people of the island kept to their houses, mended their nets, and told each other the stories that
+they had told the winter before. Nobody spoke of the lighthouse. Its lamp had gone out on the second
+night of the storm, and the keeper, who was known to be a careful man, had lit no fire since. On the
+fifth day the doctor said what all of them were thinking: somebody would have to row over, and see.
+They drew straws in the back room of the inn. The shortest went to the schoolmaster, who had never
+been good with boats, and who put on his hat without a word. He was halfway over the sound when the
+wind fell and the fog came down, so thick that he could not see the blades of his own oars; and it
+was then that he heard the bell."""
 WORDS = Path(__file__).read_text().split()
 
 
@@ -82,6 +92,37 @@ def test_it_means_the_same_to_a_causal_model(gemma_server: Server) -> None:
         assert other.tokens.index(" it") == index
         assert np.array_equal(one.vectors[:, index], other.vectors[:, index])
         assert not np.array_equal(one.vectors[1:, -1], other.vectors[1:, -1])
+
+
+def test_perplexity_of_english_equals_transformers(gemma_server: Server, reference: Any) -> None:
+    """To four decimals, with every token's log-probability, rank and entropy."""
+    with Client(gemma_server.address) as client:
+        scores = client.score(ENGLISH)
+    ids = torch.from_numpy(scores.token_ids)[None]
+    with torch.no_grad():
+        logits = reference(ids).logits[0, :-1].double()
+    logprobs = logits.log_softmax(1)
+    targets = ids[0, 1:, None]
+    expected = logprobs.gather(1, targets)[:, 0]
+    assert len(scores) > 150
+    assert scores.perplexity == pytest.approx(float((-expected.mean()).exp()), abs=1e-4)
+    assert 5 < scores.perplexity < 100, "it reads English"
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(scores.entropies, -(logprobs.exp() * logprobs).sum(1), atol=1e-4)
+    ranks = (logits > logits.gather(1, targets)).sum(1).numpy()
+    apart = scores.ranks != ranks  # far down, where neighbours are less than rounding apart
+    assert apart.mean() < 0.05
+    assert not apart[ranks < 100].any()
+
+
+def test_windows_of_english_equal_the_recipe(gemma: Path, reference: Any) -> None:
+    flags = ("--dtype", "float32", "--threads", "2", "--max-model-len", "64")
+    with running_server(gemma, *flags) as server, Client(server.address) as client:
+        scores = client.score(ENGLISH[:512], window_stride=24)
+    expected = strided_logprobs(reference, scores.token_ids.tolist(), 64, 24)
+    assert len(scores) > 64
+    assert scores.perplexity == pytest.approx(float(np.exp(-expected.mean())), abs=1e-4)
+    np.testing.assert_allclose(scores.logprobs, expected, atol=1e-4, rtol=1e-5)
 
 
 async def test_32_streams_with_random_cancels(gemma_server: Server) -> None:

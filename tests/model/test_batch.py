@@ -37,7 +37,7 @@ def test_every_tensor_moves() -> None:
         if isinstance(value, Tensor):
             assert value.device == META, name
         else:
-            assert name in {"max_seqlen_q", "max_seqlen_k", "taps", "heads"}
+            assert name in {"max_seqlen_q", "max_seqlen_k", "taps", "heads", "scores"}
     assert {layer: rows.device for layer, rows in moved.taps.items()} == {0: META, 3: META}
 
 

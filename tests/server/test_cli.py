@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from client_messages import END, END_TOKENS, ROWS, START, tensor, token_events, vectors
+from client_messages import (
+    END,
+    END_TOKENS,
+    ROWS,
+    SCORE_END,
+    START,
+    score_events,
+    tensor,
+    token_events,
+    vectors,
+)
 from headstream.server.cli.app import app
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import model_service_pb2 as model_pb
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
+from headstream.v1 import types_pb2
 from scripted_server import Script, scripted_server
 
 
@@ -48,7 +59,9 @@ def test_the_front_of_serve_loads_no_torch():
 def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "headstream.server.cli", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert all(name in done.stdout for name in ("serve", "generate", "embed", "models", "demo"))
+    assert all(
+        name in done.stdout for name in ("serve", "generate", "embed", "score", "models", "demo")
+    )
 
 
 def with_logits(script):
@@ -137,6 +150,44 @@ def test_embed_shows_tokens(script):
     result = run("embed", "é", "-a", script.address, "--tokens")
     assert "<bos>" in result.stdout
     assert list(script.requests[0].layers.layers) == [-1]
+
+
+def with_scores(script):
+    script.score = lambda request, context: iter([*score_events([2, 7, 9]), SCORE_END])
+    table = types_pb2.TokenTable(
+        ids=[2, 7, 9],
+        surfaces=[b"<bos>", b"The", b" fish"],
+        char_starts=[0, 0, 3],
+        char_ends=[0, 3, 8],
+    )
+    script.tokenize = lambda request, context: tokenizer_pb.TokenizeResponse(tokens=table)
+
+
+def test_score_shows_each_token_and_the_totals(script):
+    with_scores(script)
+    result = run("score", "The fish", "-a", script.address, "--window-stride", "9")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["0", '"<bos>"', "2"] in lines
+    assert ["1", '"The"', "7", "-1.0000", "1", "0.500", "36.8%", "████▍"] in lines
+    assert result.stderr == "3 tokens, log-probability -3.5000, perplexity 7.2500\n"
+    assert script.requests[0].window_stride == 9
+
+
+def test_score_of_a_file_as_json_lines(script, tmp_path):
+    with_scores(script)
+    path = tmp_path / "text"
+    path.write_text("The fish\n")
+    result = run("score", "--file", str(path), "-a", script.address, "--json")
+    first, _, whole = (json.loads(line) for line in result.stdout.splitlines())
+    assert first == {"token": "The", "token_id": 7, "logprob": -1, "rank": 1, "entropy": 0.5}
+    assert (whole["perplexity"], whole["total_logprob"], whole["tokens"]) == (7.25, -3.5, 3)
+    assert script.requests[0].inputs[0].text == "The fish\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "--file", "b")])
+def test_score_takes_a_text_or_a_file(arguments):
+    assert run("score", *arguments).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ async def test_bytes_that_are_no_message(running: Running) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        "LogitsService/Score",
         "InternalsService/Trace",
         "InternalsService/Attention",
         "InternalsService/LogitLens",

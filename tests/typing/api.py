@@ -27,6 +27,7 @@ from headstream.client import (
     StaticEmbeddings,
     Step,
     StreamBroken,
+    TextScores,
     Timings,
     Tls,
     TokenEmbeddings,
@@ -135,6 +136,18 @@ def embedding(client: Client) -> None:
     assert_type(client.lookup([1, 2]), StaticEmbeddings)
 
 
+def scoring(client: Client) -> None:
+    scores = client.score("a", logits="top", top_logits=3, logprobs=True, window_stride=512)
+    assert_type(scores, TextScores)
+    assert_type(scores.logprobs, Array)
+    assert_type(scores.logits, Array | TopLogits | None)
+    assert_type(scores.perplexity, float)
+    assert_type(client.score([1, 2, 3]), TextScores)
+    assert_type(client.score(["a", [1, 2]], logits_dtype="float16"), list[TextScores])
+    assert_type(client.score([[1, 2], [3, 4]], timeout=5.0), list[TextScores])
+    client.score("a", stride=512)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
 def other_calls(client: Client) -> None:
     assert_type(client.tokenize("a"), TokenTable)
     assert_type(client.detokenize([1, 2]), str)
@@ -177,4 +190,6 @@ async def asynchronous() -> None:
             await d.rollback(1)
         assert_type(await client.embed("a"), Array)
         assert_type(await client.embed_tokens("a"), TokenEmbeddings)
+        assert_type(await client.score("a"), TextScores)
+        assert_type(await client.score(["a", "b"]), list[TextScores])
         assert_type(await client.models(), list[ModelInfo])

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from headstream.client import _replies, _requests
 from headstream.client._async_connection import AsyncConnection
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from headstream.client._channel import Target
-    from headstream.client._requests import PoolingName, SpanUnit, Text
+    from headstream.client._requests import PoolingName, ScoreOptions, SpanUnit, Text
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
+        TextScores,
         TokenEmbeddings,
         TokenTable,
     )
@@ -128,6 +129,28 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
         request = _requests.lookup(text, dtype=dtype, model=model)
         reply = await self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
         return _replies.static_embeddings(reply)
+
+    @overload
+    async def score(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, text: Text, *, timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> TextScores: ...  # a string is one text, not a sequence of letters
+
+    @overload
+    async def score(
+        self, text: Sequence[Text], *, timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> list[TextScores]: ...
+
+    async def score(
+        self,
+        text: Text | Sequence[Text],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> TextScores | list[TextScores]:
+        """How likely each token of a text is. As `Client.score`."""
+        request = _requests.score(text, **options)
+        results = await self._rpc.score(request, timeout)
+        return results[0] if _requests.is_single(text) else results
 
     async def tokenize(
         self,

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from headstream.client import _channel, _status
+from headstream.client._score_state import ScoreState
 from headstream.client._token_embeddings import TokenEmbeddingsState
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
 from headstream.v1 import logits_service_pb2_grpc as logits_grpc
@@ -17,7 +18,7 @@ from headstream.v1 import model_service_pb2_grpc as model_grpc
 from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
 
 if TYPE_CHECKING:
-    from headstream.client._results import TokenEmbeddings
+    from headstream.client._results import TextScores, TokenEmbeddings
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
     from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -101,6 +102,25 @@ class AsyncConnection:
         except grpc.aio.AioRpcError as error:
             raise _status.from_call(error, state.reached) from error
         return state.result()
+
+    async def score(
+        self, request: logits_pb.ScoreRequest, timeout: float | None
+    ) -> list[TextScores]:
+        """Read a Score stream to its end; one result per text.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        await self.connect()
+        call = self.stream(self.logits.Score, request, timeout)
+        state = ScoreState()
+        try:
+            async for event in call:
+                state.feed(event)
+        except grpc.aio.AioRpcError as error:
+            raise _status.from_call(error, state.reached) from error
+        return state.results()
 
     async def close(self) -> None:
         """End all calls and the channel."""

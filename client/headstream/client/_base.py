@@ -42,8 +42,8 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 `Tls(ca, cert, key)` for a client certificate too.
             token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
             timeout: Seconds for calls with one answer; None leaves it to the server.
-            stream_timeout: Seconds for `generate`, `decode` and `embed_tokens`; None leaves it to
-                the server.
+            stream_timeout: Seconds for `generate`, `decode`, `score` and `embed_tokens`; None
+                leaves it to the server.
             connect_timeout: Seconds the first call waits until a healthy server is found.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack, overload
 
 from headstream.client import _replies, _requests
 from headstream.client._base import BaseClient
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from headstream.client._channel import Target
-    from headstream.client._requests import PoolingName, SpanUnit, Text
+    from headstream.client._requests import PoolingName, ScoreOptions, SpanUnit, Text
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
+        TextScores,
         TokenEmbeddings,
         TokenTable,
     )
@@ -184,6 +185,48 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
         request = _requests.lookup(text, dtype=dtype, model=model)
         reply = self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
         return _replies.static_embeddings(reply)
+
+    @overload
+    def score(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, text: Text, *, timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> TextScores: ...  # a string is one text, not a sequence of letters
+
+    @overload
+    def score(
+        self, text: Sequence[Text], *, timeout: float | None = None, **options: Unpack[ScoreOptions]
+    ) -> list[TextScores]: ...
+
+    def score(
+        self,
+        text: Text | Sequence[Text],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ScoreOptions],
+    ) -> TextScores | list[TextScores]:
+        """How likely each token of a text is, given those before it (teacher forcing).
+
+        Args:
+            text: A text, or token ids taken as they are; or a list of such, which run together.
+            model: Name of the model; empty for the server's first.
+            logits: Of the row that scores each token: "none", "top", "full", or token ids.
+            top_logits: How many with "top".
+            logprobs: Log-probabilities (natural) instead of raw logits.
+            logits_dtype: How they travel; bfloat16 arrives as float32.
+            window_stride: Texts longer than the model's context C are read in windows of C tokens,
+                each so many behind the last, and score what is new. None: they are refused.
+            skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            timeout: Seconds; None for the client's `stream_timeout`.
+
+        Returns:
+            Its scores; for a list of texts, a list of them.
+
+        Raises:
+            StreamBroken: The stream ended early.
+            ValueError: `logits` or `logits_dtype` is an unknown word.
+        """
+        request = _requests.score(text, **options)
+        results = self._rpc.score(request, timeout)
+        return results[0] if _requests.is_single(text) else results
 
     def tokenize(
         self,

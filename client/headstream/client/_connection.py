@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import grpc
 
 from headstream.client import _channel, _status
+from headstream.client._score_state import ScoreState
 from headstream.client._token_embeddings import TokenEmbeddingsState
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
 from headstream.v1 import logits_service_pb2_grpc as logits_grpc
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from headstream.client._generation import SyncCall
-    from headstream.client._results import TokenEmbeddings
+    from headstream.client._results import TextScores, TokenEmbeddings
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
     from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -106,6 +107,23 @@ class Connection:
             failed = cast("_status.FailedCall", error)
             raise _status.from_call(failed, state.reached) from error
         return state.result()
+
+    def score(self, request: logits_pb.ScoreRequest, timeout: float | None) -> list[TextScores]:
+        """Read a Score stream to its end; one result per text.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        call = self.stream(self.logits.Score, request, timeout)
+        state = ScoreState()
+        try:
+            for event in call:
+                state.feed(event)
+        except grpc.RpcError as error:
+            failed = cast("_status.FailedCall", error)
+            raise _status.from_call(failed, state.reached) from error
+        return state.results()
 
     def close(self) -> None:
         """End all calls and the channel."""

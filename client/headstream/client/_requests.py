@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from collections.abc import Mapping, Sized
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeGuard, cast
 
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
@@ -24,6 +24,19 @@ Text: TypeAlias = "str | Sequence[int] | Sequence[Message]"
 LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
 PoolingName: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
 SpanUnit: TypeAlias = Literal["char", "byte"]
+
+
+class ScoreOptions(TypedDict, total=False):
+    """What `score` may be told beside the texts; `Client.score` explains."""
+
+    model: str
+    logits: LogitsWanted
+    top_logits: int
+    logprobs: bool
+    logits_dtype: FloatType
+    window_stride: int | None
+    skip_special_tokens: bool
+
 
 _POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
     "mean": embeddings_pb.POOLING_MEAN,
@@ -119,6 +132,36 @@ def decode_open(
         prompt=text_input(prompt, skip_special_tokens=skip_special_tokens),
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=dtype),
         max_tokens=max_tokens,
+    )
+
+
+def is_single(text: Text | Sequence[Text]) -> TypeGuard[Text]:
+    """Whether it is one text, or the token ids of one, and not a list of texts."""
+    return isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], Sized))
+
+
+def score(
+    texts: Text | Sequence[Text],
+    *,
+    model: str = "",
+    logits: LogitsWanted = "none",
+    top_logits: int = 10,
+    logprobs: bool = False,
+    logits_dtype: FloatType = "float32",
+    window_stride: int | None = None,
+    skip_special_tokens: bool = False,
+) -> logits_pb.ScoreRequest:
+    """Texts to score; a single one is a list of one.
+
+    Raises:
+        ValueError: `logits` or `logits_dtype` is an unknown word.
+    """
+    several = [texts] if is_single(texts) else cast("Sequence[Text]", texts)
+    return logits_pb.ScoreRequest(
+        model=model,
+        inputs=[text_input(text, skip_special_tokens=skip_special_tokens) for text in several],
+        logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype),
+        window_stride=window_stride,
     )
 
 

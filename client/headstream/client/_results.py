@@ -67,6 +67,30 @@ class Step:
     embedding: Array | None  # [L, d], where layers were asked for
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TextScores:
+    """How likely each of the n tokens of a text is, given those before it.
+
+    The first token has no score: entry i of the scores belongs to token i + 1.
+    """
+
+    token_ids: Array  # [n], int64
+    logprobs: Array  # [n - 1], float32, natural log of each token's probability
+    ranks: Array  # [n - 1], int64, number of tokens with a larger logit
+    entropies: Array  # [n - 1], float32, nats, of the row each token was scored by
+    # those rows: [n - 1, V] for "full", [n - 1, k] for ids, TopLogits of [n - 1, k] for "top"
+    logits: Array | TopLogits | None
+    total_logprob: float
+    perplexity: float  # exp(-total_logprob / (n - 1))
+    usage: Usage  # of the whole request, as are:
+    timings: Timings
+    fingerprint: Fingerprint
+    request_id: str
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTable:
     """The tokens of one text. Entry i of each list belongs to token i."""
@@ -122,7 +146,7 @@ class Limits:
 
     max_model_tokens: int  # of a sequence, generated ones included
     max_text_bytes: int  # of one text
-    max_inputs: int  # texts of one `embed`
+    max_inputs: int  # texts of one `embed` or `score`
     max_new_tokens: int
     max_top_k: int  # logits of a row, top or chosen
     max_reply_bytes: int  # of tensors

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,14 @@ class RowRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """What is wanted of consecutive rows of one sequence whose next tokens are known."""
+
+    targets: Tensor  # int64 [n] the token that follows each row
+    logits: LogitsSpec  # to send of each row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
     """The rows of one step.
 
@@ -83,10 +91,11 @@ class PackedBatch:
     slot_mapping: Tensor  # int64 [N]   block_id * block_size + offset: where each row's K, V go
     max_seqlen_q: int  # longest row range of a sequence
     max_seqlen_k: int  # largest of context_lens
-    logits_indices: Tensor  # int64 [R] rows to unembed
+    logits_indices: Tensor  # int64 [R] rows to unembed: one of each head, then those of the scores
     # layer (or FINAL) -> int64 rows to keep
     taps: Mapping[int, Tensor] = field(default_factory=dict)
-    heads: tuple[RowRequest, ...] = ()  # [R] what is wanted of each of those rows
+    heads: tuple[RowRequest, ...] = ()
+    scores: tuple[ScoreRequest, ...] = ()
     # int64 [2, C] block ids: whole blocks copied from the first row to the second before the step
     block_copies: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64))
 
@@ -113,12 +122,30 @@ class RowResult:
     value_ids: tuple[int, ...]  # token ids of the values, for top-k
 
 
+class RowScores(NamedTuple):
+    """How likely a given next token is after each of n rows."""
+
+    logprobs: Tensor  # float32 [n] natural logarithm of the token's probability
+    ranks: Tensor  # int64 [n] tokens with a larger logit, or an equal one and a lower id
+    entropies: Tensor  # float32 [n] of the row's distribution, in nats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreResult:
+    """The outcome of a :class:`ScoreRequest`, on CPU."""
+
+    scores: RowScores  # [n]
+    values: Tensor | None  # [n, k] or [n, V], in the dtype asked for
+    value_ids: Tensor | None  # int64 [n, k] token ids of the values, for top-k
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StepOutput:
     """What one step computed."""
 
-    rows: tuple[RowResult, ...]  # [R]
+    rows: tuple[RowResult, ...]  # one of each head
     taps: Mapping[int, Tensor]  # layer -> [rows, d], on CPU
+    scores: tuple[ScoreResult, ...] = ()
 
 
 class Taps:

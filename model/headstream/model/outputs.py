@@ -80,6 +80,14 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """Teacher forcing: how likely each token of the prompt is, given those before it."""
+
+    first: int = 1  # first position scored, at least 1: nothing comes before token 0
+    logits: LogitsSpec = LogitsSpec()  # to send of the row that scores each position
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """Everything one sequence asks for."""
 
@@ -87,6 +95,7 @@ class Outputs:
     logprob: bool = False  # of each generated token
     rows: RowsSpec = RowsSpec()
     pool: PoolSpec | None = None
+    score: ScoreSpec | None = None
 
 
 GREEDY = SamplingParams()

@@ -11,12 +11,13 @@ from headstream.model.attention.base import AttentionBackend
 from headstream.model.attention.cuda import CudaAttention
 from headstream.model.attention.native import NativeAttention
 from headstream.model.attention.sdpa import SdpaAttention
-from headstream.model.batch import FINAL, PackedBatch, RowResult, StepOutput, Taps
+from headstream.model.batch import FINAL, PackedBatch, StepOutput, Taps
 from headstream.model.families.base import Model
 from headstream.model.heads import finish_rows
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
+from headstream.model.scoring import finish_scores
 
 
 class Runner:
@@ -62,11 +63,13 @@ class Runner:
         )  # [N, d]
         if (final_rows := batch.taps.get(FINAL)) is not None:
             taps.rows[FINAL] = self.model.final_norm(resid.index_select(0, final_rows))
-        rows: Sequence[RowResult] = ()
-        if batch.heads:
-            wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
-            rows = finish_rows(self.model, wanted, batch.heads)
-        return StepOutput(tuple(rows), {layer: kept.cpu() for layer, kept in taps.rows.items()})
+        wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
+        drawn, scored = wanted[: len(batch.heads)], wanted[len(batch.heads) :]
+        return StepOutput(
+            rows=tuple(finish_rows(self.model, drawn, batch.heads)),
+            taps={layer: kept.cpu() for layer, kept in taps.rows.items()},
+            scores=tuple(finish_scores(self.model, scored, batch.scores)),
+        )
 
     @torch.inference_mode()
     def lookup(self, token_ids: Sequence[int]) -> Tensor:

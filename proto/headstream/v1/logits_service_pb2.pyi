@@ -145,7 +145,7 @@ Global___LogitsOptions: typing_extensions.TypeAlias = LogitsOptions
 
 @typing.final
 class Logits(google.protobuf.message.Message):
-    """Logits of one row."""
+    """Logits of one row; in a scoring, of several."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -673,7 +673,7 @@ Global___GenerateEnd: typing_extensions.TypeAlias = GenerateEnd
 
 @typing.final
 class ScoreRequest(google.protobuf.message.Message):
-    """A text to score."""
+    """Texts to score."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -686,16 +686,24 @@ class ScoreRequest(google.protobuf.message.Message):
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     window_stride: builtins.int
-    """For texts longer than the context: tokens that each further window scores anew."""
+    """For texts longer than the model's context C (GetModel: `max_model_tokens`): tokens that each
+    further window scores anew, 1 to C - 1. The windows are the tokens [0, C), [stride, stride + C),
+    [2 stride, 2 stride + C) and so on, cut at the end of the text; the first that reaches the end is
+    the last. Each scores the tokens that no window before it held, and each of these sees the tokens
+    of the window before it: at least C - stride. This is the strided perplexity of the
+    documentation of Hugging Face `transformers`. Unset: a text longer than C is refused.
+    """
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply could exceed this. Default: the server's limit."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Input]:
-        """The texts."""
+        """The texts, 1 to the server's limit (GetModel: `max_inputs`), each of at least two tokens. They
+        run together.
+        """
 
     @property
     def logits(self) -> Global___LogitsOptions:
-        """Rows to send with each position."""
+        """Logits to send with each position: those of the row that scores it."""
 
     @property
     def interventions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Intervention]:
@@ -722,12 +730,18 @@ Global___ScoreRequest: typing_extensions.TypeAlias = ScoreRequest
 
 @typing.final
 class ScoreResponse(google.protobuf.message.Message):
-    """One event of a scoring: for each input a range of positions at a time, then its summary."""
+    """One event of a scoring: a start, then for each input ranges of positions in order (each followed
+    by its chunks) and its summary, then an end. Inputs run side by side, and so do their events. A
+    stream without an end event was broken.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     POSITIONS_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
     @property
     def positions(self) -> Global___ScorePositions:
         """Scores of some positions."""
@@ -736,22 +750,94 @@ class ScoreResponse(google.protobuf.message.Message):
     def summary(self) -> Global___ScoreSummary:
         """The totals of one input."""
 
+    @property
+    def start(self) -> Global___ScoreStart:
+        """First event."""
+
+    @property
+    def chunk(self) -> Global___ScoreChunk:
+        """A part of a tensor too large for its positions."""
+
+    @property
+    def end(self) -> Global___ScoreEnd:
+        """Last event."""
+
     def __init__(
         self,
         *,
         positions: Global___ScorePositions | None = ...,
         summary: Global___ScoreSummary | None = ...,
+        start: Global___ScoreStart | None = ...,
+        chunk: Global___ScoreChunk | None = ...,
+        end: Global___ScoreEnd | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["event", b"event", "positions", b"positions", "summary", b"summary"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["event", b"event", "positions", b"positions", "summary", b"summary"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["positions", "summary"] | None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "positions", b"positions", "start", b"start", "summary", b"summary"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "positions", b"positions", "start", b"start", "summary", b"summary"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["positions", "summary", "start", "chunk", "end"] | None: ...
 
 Global___ScoreResponse: typing_extensions.TypeAlias = ScoreResponse
 
 @typing.final
+class ScoreStart(google.protobuf.message.Message):
+    """What is about to come."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    MAX_TENSOR_BYTES_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """The server's id of this request, also in its logs."""
+    max_tensor_bytes: builtins.int
+    """Most bytes of tensors the reply can hold."""
+    @property
+    def fingerprint(self) -> headstream.v1.types_pb2.ModelFingerprint:
+        """Which numbers these will be."""
+
+    @property
+    def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ScoreInput]:
+        """The inputs, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        fingerprint: headstream.v1.types_pb2.ModelFingerprint | None = ...,
+        inputs: collections.abc.Iterable[Global___ScoreInput] | None = ...,
+        max_tensor_bytes: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "inputs", b"inputs", "max_tensor_bytes", b"max_tensor_bytes", "request_id", b"request_id"]) -> None: ...
+
+Global___ScoreStart: typing_extensions.TypeAlias = ScoreStart
+
+@typing.final
+class ScoreInput(google.protobuf.message.Message):
+    """One input, turned into tokens."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUM_TOKENS_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_ID_FIELD_NUMBER: builtins.int
+    num_tokens: builtins.int
+    """Its tokens, special ones included. All but the first are scored."""
+    first_token_id: builtins.int
+    """The first token. Nothing comes before it, so it has no score."""
+    def __init__(
+        self,
+        *,
+        num_tokens: builtins.int = ...,
+        first_token_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first_token_id", b"first_token_id", "num_tokens", b"num_tokens"]) -> None: ...
+
+Global___ScoreInput: typing_extensions.TypeAlias = ScoreInput
+
+@typing.final
 class ScorePositions(google.protobuf.message.Message):
     """Scores of the positions [start, start + n) of one input. Position i is scored by the row before
-    it, so the first token of a text has none.
+    it.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -763,10 +849,13 @@ class ScorePositions(google.protobuf.message.Message):
     RANKS_FIELD_NUMBER: builtins.int
     ENTROPIES_FIELD_NUMBER: builtins.int
     LOGITS_FIELD_NUMBER: builtins.int
+    CHUNKS_FIELD_NUMBER: builtins.int
     input: builtins.int
     """Index of the input in the request."""
     start: builtins.int
-    """First position."""
+    """First position, at least 1."""
+    chunks: builtins.int
+    """Number of chunk events of this input that follow."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The tokens scored."""
@@ -777,15 +866,18 @@ class ScorePositions(google.protobuf.message.Message):
 
     @property
     def ranks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Number of tokens with a larger logit."""
+        """Number of tokens with a larger logit, or with an equal one and a lower id."""
 
     @property
     def entropies(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
         """Entropy of each row, in nats."""
 
     @property
-    def logits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Logits]:
-        """The rows asked for, one per position."""
+    def logits(self) -> Global___Logits:
+        """The logits asked for, a row per position: values [n, k] or [n, V], and for TOP_K the token ids
+        of all rows, one after the other. Where one row is over 1 MiB n is 1, `values.data` is empty here
+        and comes in chunks.
+        """
 
     def __init__(
         self,
@@ -796,11 +888,39 @@ class ScorePositions(google.protobuf.message.Message):
         logprobs: collections.abc.Iterable[builtins.float] | None = ...,
         ranks: collections.abc.Iterable[builtins.int] | None = ...,
         entropies: collections.abc.Iterable[builtins.float] | None = ...,
-        logits: collections.abc.Iterable[Global___Logits] | None = ...,
+        logits: Global___Logits | None = ...,
+        chunks: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["entropies", b"entropies", "input", b"input", "logits", b"logits", "logprobs", b"logprobs", "ranks", b"ranks", "start", b"start", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["logits", b"logits"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunks", b"chunks", "entropies", b"entropies", "input", b"input", "logits", b"logits", "logprobs", b"logprobs", "ranks", b"ranks", "start", b"start", "token_ids", b"token_ids"]) -> None: ...
 
 Global___ScorePositions: typing_extensions.TypeAlias = ScorePositions
+
+@typing.final
+class ScoreChunk(google.protobuf.message.Message):
+    """A part of the `logits.values.data` of the positions of the same input before it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    input: builtins.int
+    """Index of the input in the request."""
+    offset: builtins.int
+    """Byte offset of this part."""
+    data: builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        input: builtins.int = ...,
+        offset: builtins.int = ...,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "input", b"input", "offset", b"offset"]) -> None: ...
+
+Global___ScoreChunk: typing_extensions.TypeAlias = ScoreChunk
 
 @typing.final
 class ScoreSummary(google.protobuf.message.Message):
@@ -811,41 +931,53 @@ class ScoreSummary(google.protobuf.message.Message):
     INPUT_FIELD_NUMBER: builtins.int
     LOGPROB_FIELD_NUMBER: builtins.int
     PERPLEXITY_FIELD_NUMBER: builtins.int
-    USAGE_FIELD_NUMBER: builtins.int
-    TIMINGS_FIELD_NUMBER: builtins.int
-    FINGERPRINT_FIELD_NUMBER: builtins.int
+    SCORED_TOKENS_FIELD_NUMBER: builtins.int
     input: builtins.int
     """Index of the input in the request."""
     logprob: builtins.float
     """Sum of the log-probabilities."""
     perplexity: builtins.float
     """exp(-logprob / number of scored tokens)."""
-    @property
-    def usage(self) -> headstream.v1.types_pb2.Usage:
-        """What it used."""
-
-    @property
-    def timings(self) -> headstream.v1.types_pb2.Timings:
-        """Where the time went."""
-
-    @property
-    def fingerprint(self) -> headstream.v1.types_pb2.ModelFingerprint:
-        """Which numbers these are."""
-
+    scored_tokens: builtins.int
+    """Number of scored tokens."""
     def __init__(
         self,
         *,
         input: builtins.int = ...,
         logprob: builtins.float = ...,
         perplexity: builtins.float = ...,
-        usage: headstream.v1.types_pb2.Usage | None = ...,
-        timings: headstream.v1.types_pb2.Timings | None = ...,
-        fingerprint: headstream.v1.types_pb2.ModelFingerprint | None = ...,
+        scored_tokens: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "input", b"input", "logprob", b"logprob", "perplexity", b"perplexity", "timings", b"timings", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "logprob", b"logprob", "perplexity", b"perplexity", "scored_tokens", b"scored_tokens"]) -> None: ...
 
 Global___ScoreSummary: typing_extensions.TypeAlias = ScoreSummary
+
+@typing.final
+class ScoreEnd(google.protobuf.message.Message):
+    """The end of a scoring."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: builtins.int
+    TIMINGS_FIELD_NUMBER: builtins.int
+    @property
+    def usage(self) -> headstream.v1.types_pb2.Usage:
+        """What it used. Tokens that several windows hold are read, and counted, once in each."""
+
+    @property
+    def timings(self) -> headstream.v1.types_pb2.Timings:
+        """Where the time went."""
+
+    def __init__(
+        self,
+        *,
+        usage: headstream.v1.types_pb2.Usage | None = ...,
+        timings: headstream.v1.types_pb2.Timings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["timings", b"timings", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["timings", b"timings", "usage", b"usage"]) -> None: ...
+
+Global___ScoreEnd: typing_extensions.TypeAlias = ScoreEnd
 
 @typing.final
 class DecodeRequest(google.protobuf.message.Message):

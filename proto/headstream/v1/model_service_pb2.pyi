@@ -246,7 +246,7 @@ class Limits(google.protobuf.message.Message):
     max_text_bytes: builtins.int
     """Bytes of one input text."""
     max_inputs: builtins.int
-    """Inputs of one Embed request."""
+    """Inputs of one Embed or Score request."""
     max_new_tokens: builtins.int
     """Generated tokens of one request."""
     max_top_k: builtins.int

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     max_text_bytes: Count | None = None
     """Bytes of one text. Default: 8 for each token of the longest sequence."""
     max_inputs: Count = 64
-    """Texts of one Embed request."""
+    """Texts of one Embed or Score request."""
     max_new_tokens: Count = 4096
     """Generated tokens of one request."""
     max_top_k: Count = 1024

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
 
 from headstream.model.outputs import Outputs, PoolSpec
 from headstream.server.admission import Ticket
@@ -17,13 +15,12 @@ from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
 from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.together import gather
 from headstream.server.wire.embed import VectorOptions
 from headstream.server.wire.inputs import check_length, cut_tokens, parse_input
 from headstream.server.wire.spans import parse_spans, pool_positions
 from headstream.server.wire.vectors import finish_vectors
 from headstream.v1 import embeddings_service_pb2 as pb
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class Embedder:
     async def embed(self, inputs: Sequence[pb.EmbedInput]) -> list[pb.EmbedResult]:
         """One result per input, in their order."""
         with self._model.queue.enter(len(inputs)) as tickets:
-            prepared = await _gather(
+            prepared = await gather(
                 [self._prepare(f"inputs[{i}]", item) for i, item in enumerate(inputs)]
             )
             good = [
@@ -58,7 +55,7 @@ class Embedder:
             self._model.queue.charge(
                 [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
             )
-            vectors = iter(await _gather([self._run(ticket, item) for ticket, item in good]))
+            vectors = iter(await gather([self._run(ticket, item) for ticket, item in good]))
             return [
                 next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
             ]
@@ -109,13 +106,3 @@ def _to_error(error: InvalidRequest) -> pb.EmbedResult:
     code: int = error.code.value[0]
     item = pb.ItemError(code=code, message=error.message, reason=error.reason)
     return pb.EmbedResult(error=item)
-
-
-async def _gather(tasks: Sequence[Coroutine[object, object, Result]]) -> list[Result]:
-    """All results in order; the first failure stops the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(task) for task in tasks]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in running]

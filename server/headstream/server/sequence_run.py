@@ -106,7 +106,8 @@ class _TokenWatch:
         if self._queued:
             self._queued = False
             metrics.queue_seconds.labels(model).observe(event.queue_ns / 1e9)
-        if event.token is not None or event.rows or event.vectors is not None:
+        outputs = (event.token, event.rows or None, event.vectors, event.scores)
+        if any(output is not None for output in outputs):
             call.note_output()
         if event.token is None:
             return

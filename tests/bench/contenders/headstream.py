@@ -64,6 +64,9 @@ class Headstream:
     def prefill(self, prompts: Prompts) -> Prompts:
         return self.decode(prompts, 1)
 
+    def score(self, prompts: Prompts) -> list[list[float]]:
+        return self._loop.run(self._score(prompts))
+
     def stop(self) -> None:
         self._loop.run(self._handle.stop())
         self._loop.close()
@@ -79,6 +82,22 @@ class Headstream:
         )
         async with stream:
             return [event.token.token_id async for event in stream if event.token is not None]
+
+    async def _score(self, prompts: Prompts) -> list[list[float]]:
+        return await asyncio.gather(*(self._score_one(prompt) for prompt in prompts))
+
+    async def _score_one(self, prompt: Sequence[int]) -> list[float]:
+        import numpy as np
+
+        from headstream.model.outputs import Outputs, ScoreSpec
+
+        logprobs: list[float] = []
+        async with self._handle.submit(prompt, outputs=Outputs(score=ScoreSpec())) as stream:
+            async for event in stream:
+                if event.scores is not None:  # with ranks and entropies, which nobody asks for here
+                    values = np.frombuffer(event.scores.values.data, np.float32)
+                    logprobs += values[: event.scores.values.shape[1]].tolist()
+        return logprobs
 
 
 class HeadstreamLogprobs(Headstream):
@@ -128,6 +147,9 @@ class HeadstreamGrpc:
     def prefill(self, prompts: Prompts) -> Prompts:
         return self.decode(prompts, 1)
 
+    def score(self, prompts: Prompts) -> list[list[float]]:
+        return self._loop.run(self._scores(prompts))
+
     def rows(
         self, prompts: Prompts, new: int, logits: Literal["none", "top", "full"]
     ) -> dict[str, int]:
@@ -154,6 +176,10 @@ class HeadstreamGrpc:
         self._loop.run(self._client.close())
         self._loop.close()
         self._server.stop()
+
+    async def _scores(self, prompts: Prompts) -> list[list[float]]:
+        results = await self._client.score(prompts)
+        return [scores.logprobs.tolist() for scores in results]
 
     async def _connect(self, address: str) -> None:
         from headstream.client import AsyncClient

@@ -69,9 +69,13 @@ class Entry:
 
 
 CONTENDERS: Mapping[str, Entry] = {
-    "headstream": Entry("bench.contenders.headstream:Headstream"),
+    "headstream": Entry(
+        "bench.contenders.headstream:Headstream", answers=("decode", "prefill", "score")
+    ),
     "headstream+logprobs": Entry("bench.contenders.headstream:HeadstreamLogprobs"),
-    "headstream-grpc": Entry("bench.contenders.headstream:HeadstreamGrpc"),
+    "headstream-grpc": Entry(
+        "bench.contenders.headstream:HeadstreamGrpc", answers=("decode", "prefill", "score")
+    ),
     "openvino": Entry("bench.contenders.openvino:OpenVino", is_peer=True),
     "vllm": Entry(
         "bench.contenders.vllm:Vllm", answers=("decode", "prefill", "score"), is_peer=True

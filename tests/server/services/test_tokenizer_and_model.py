@@ -99,11 +99,11 @@ async def test_get_model(running: Running) -> None:
     unserved = {capability.method for capability in model.capabilities if not capability.served}
     assert {
         "headstream.v1.LogitsService/Generate",
+        "headstream.v1.LogitsService/Score",
         "headstream.v1.EmbeddingsService/Embed",
         "headstream.v1.ModelService/GetModel",
     } <= served
     assert unserved == {
-        "headstream.v1.LogitsService/Score",
         "headstream.v1.EmbeddingsService/EmbedStream",
         "headstream.v1.InternalsService/Trace",
         "headstream.v1.InternalsService/Attention",

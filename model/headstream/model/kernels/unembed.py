@@ -15,7 +15,7 @@ from headstream.model.kernels.library import check, functions, pointer
 from headstream.model.kernels.linear import Linear, MakeLinear, make_linear_torch
 from headstream.model.kernels.panels import PackPanels
 
-_SLICE = 64  # rows whose logits the twin holds at once
+_SLICE = 32  # rows whose logits the twin holds at once
 
 
 class Targets(NamedTuple):
@@ -107,21 +107,24 @@ def _join(parts: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
 
 def _look_through(logits: Tensor, count: int, keep: list[int], targets: Tensor | None) -> LogitRows:
     values, ids = logits.sort(dim=1, descending=True, stable=True)
-    log_totals = logits.logsumexp(dim=1)
     # Copies: what a request keeps of its row must not keep all sorted rows.
     leading = values[:, :count].clone(), ids[:, :count].clone()
-    scores = None if targets is None else _look_at(logits, targets, log_totals)
-    return LogitRows(*leading, log_totals, logits[keep], scores)
+    below = (logits - values[:, :1]).double().clamp(min=-1e4)  # [slice, V]
+    weights = below.exp()
+    # Both in one call: the lone sum of a lone row would be split over the threads.
+    totals, weighted = torch.stack([weights, weights * below]).sum(dim=2)  # [slice] each
+    log_totals = values[:, 0].double() + totals.log()
+    entropies = totals.log() - weighted / totals
+    found = None if targets is None else _look_at(logits, targets, entropies.float())
+    return LogitRows(*leading, log_totals.float(), logits[keep], found)
 
 
-def _look_at(logits: Tensor, targets: Tensor, log_totals: Tensor) -> Targets:
+def _look_at(logits: Tensor, targets: Tensor, entropies: Tensor) -> Targets:
     ids = targets.clamp(min=0)[:, None]  # [R, 1]
     chosen = logits.gather(1, ids)
     lower = torch.arange(logits.shape[1], device=logits.device) < ids
     ranks = (logits > chosen).sum(1) + ((logits == chosen) & lower).sum(1)
-    log_p = logits.double() - log_totals.double()[:, None]
-    entropies = -(log_p.exp() * log_p.clamp(min=-1e4)).sum(1)
-    return Targets(chosen[:, 0], ranks, entropies.float())
+    return Targets(chosen[:, 0], ranks, entropies)
 
 
 class NativeUnembed:

@@ -8,6 +8,7 @@ from headstream.server.cli.demo import demo
 from headstream.server.cli.embed import embed
 from headstream.server.cli.generate import generate
 from headstream.server.cli.models import models
+from headstream.server.cli.score import score
 from headstream.server.cli.serve import serve
 
 app = typer.Typer(
@@ -25,4 +26,5 @@ app.command(
 )(serve)
 app.command()(generate)
 app.command()(embed)
+app.command()(score)
 app.command()(models)

@@ -28,6 +28,7 @@ from headstream.server.engine.messages import (
     LookupReply,
     Rollback,
     Rows,
+    Scores,
     StepReport,
     StepStats,
     Submit,
@@ -166,6 +167,10 @@ class EngineCore:
                 continue
             tokens[sequence] = frames.token(len(sequence.output_ids), row)
             sequence.append(row.token_id)
+        scores: dict[Sequence, Scores] = {
+            part.sequence: frames.scores(part.start, result)
+            for part, result in zip(packed.score_ranges, output.scores, strict=True)
+        }
         now = time.monotonic_ns()
         deltas: list[Delta] = []
         for sequence in schedule:
@@ -177,13 +182,15 @@ class EngineCore:
             if done:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
-            if first or done or token is not None or sequence in rows or sequence in logits:
+            has_news = any(sequence in news for news in (tokens, rows, logits, scores))
+            if first or done or has_news:
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
                         token=token,
                         rows=rows.get(sequence, ()),
                         vectors=vectors.get(sequence),
+                        scores=scores.get(sequence),
                         finish=(sequence.finish or "length") if done else None,
                         queue_ns=sequence.first_step_ns - sequence.arrival_ns,
                         compute_ns=now - sequence.first_step_ns,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from headstream.server.engine.messages import Delta, Frame, Token
-from headstream.server.engine.stream import Event, LogitRowEvent, RowsEvent, TokenEvent, WireTensor
+from headstream.server.engine.messages import Delta, Frame, Scores, Token
+from headstream.server.engine.stream import (
+    Event,
+    LogitRowEvent,
+    RowsEvent,
+    ScoresEvent,
+    TokenEvent,
+    WireTensor,
+)
 
 
 def to_tensor(frame: Frame, frames: list[bytes]) -> WireTensor:
@@ -19,6 +26,7 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
             RowsEvent(rows.layer, rows.start, to_tensor(rows.values, frames)) for rows in delta.rows
         ),
         vectors=None if delta.vectors is None else to_tensor(delta.vectors, frames),
+        scores=None if delta.scores is None else _scores(delta.scores, frames),
         finish=delta.finish,
         queue_ns=delta.queue_ns,
         compute_ns=delta.compute_ns,
@@ -32,3 +40,8 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
 def _token(token: Token, frames: list[bytes]) -> TokenEvent:
     logits = None if token.logits is None else to_tensor(token.logits, frames)
     return TokenEvent(token.index, token.token_id, token.logprob, logits, token.logits_ids)
+
+
+def _scores(scores: Scores, frames: list[bytes]) -> ScoresEvent:
+    logits = None if scores.logits is None else to_tensor(scores.logits, frames)
+    return ScoresEvent(scores.start, to_tensor(scores.values, frames), logits, scores.logits_ids)

@@ -124,6 +124,15 @@ class LogitRow(msgspec.Struct, frozen=True, array_like=True):
     token_ids: tuple[int, ...]  # of the values, for top-k
 
 
+class Scores(msgspec.Struct, frozen=True, array_like=True):
+    """How likely the tokens at the positions [start, start + n) of the prompt are."""
+
+    start: int
+    values: Frame  # float32 [3, n]: log-probabilities, ranks, entropies
+    logits: Frame | None = None  # [n, k] or [n, V]
+    logits_ids: bytes = b""  # int32 [n, k] token ids of the logits, for top-k
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """The news of one sequence from one step."""
 
@@ -131,6 +140,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     token: Token | None = None
     rows: tuple[Rows, ...] = ()
     vectors: Frame | None = None  # pooled [spans, d], float32
+    scores: Scores | None = None
     finish: FinishReason | None = None
     error: str = ""  # with finish == "error": for the log, never for the caller
     queue_ns: int = 0  # with the first delta: from submit to the first step

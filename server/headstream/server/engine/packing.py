@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headstream.model.batch import PackedBatch, RowRequest
+from headstream.model.batch import PackedBatch, RowRequest, ScoreRequest
 from headstream.server.engine.scheduler import Schedule
 from headstream.server.engine.sequence import Sequence
 
@@ -29,12 +29,21 @@ class TapRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreRange:
+    """A :class:`ScoreRequest` of the batch is about the tokens from ``start`` on."""
+
+    sequence: Sequence
+    start: int  # position of the first token that is scored
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """A packed batch, and whose rows are whose."""
 
     batch: PackedBatch
-    token_sequences: tuple[Sequence, ...]  # [R] those of one sequence by position
+    token_sequences: tuple[Sequence, ...]  # one of each head; those of one sequence by position
     tap_ranges: tuple[TapRange, ...]
+    score_ranges: tuple[ScoreRange, ...]  # one of each of the scores
 
 
 def pack(
@@ -49,11 +58,14 @@ def pack(
     token_sequences: list[Sequence] = []
     logits_indices: list[int] = []
     taps = _Taps()
+    scores = _Scores()
     num_rows = 0
     for sequence, count in schedule.items():
         start = sequence.num_computed
         if sequence.is_tapped:
             taps.add(sequence, start, start + count, first_row=num_rows)
+        if scored := sequence.scored_rows(count):
+            scores.add(sequence, scored, shift=num_rows - start)
         starts.append(start)
         input_ids += sequence.token_ids[start : start + count]
         wanted = sequence.wanted_logits(count)
@@ -80,12 +92,13 @@ def pack(
         slot_mapping=torch.from_numpy(blocks * block_size + positions % block_size),
         max_seqlen_q=int(counts.max()),
         max_seqlen_k=int(ends.max()),
-        logits_indices=_int64(logits_indices),
+        logits_indices=_int64(logits_indices + scores.rows),
         taps={layer: _int64(rows) for layer, rows in taps.rows.items()},
         block_copies=_int64(list(block_copies)).reshape(-1, 2).T,
         heads=tuple(_row_request(sequence) for sequence in token_sequences),
+        scores=tuple(scores.requests),
     )
-    return Packed(batch, tuple(token_sequences), tuple(taps.ranges))
+    return Packed(batch, tuple(token_sequences), tuple(taps.ranges), tuple(scores.ranges))
 
 
 def _int64(values: list[int] | list[tuple[int, int]]) -> torch.Tensor:
@@ -117,6 +130,25 @@ def _row_request(sequence: Sequence) -> RowRequest:
         banned_ids=sequence.banned_ids,
         mask=None if sequence.matcher is None else sequence.matcher.mask(),
     )
+
+
+class _Scores:
+    """Collects the rows that score the token behind them, and whose they are."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.requests: list[ScoreRequest] = []
+        self.ranges: list[ScoreRange] = []
+
+    def add(self, sequence: Sequence, positions: range, shift: int) -> None:
+        """The rows at ``positions``, which stand ``shift`` rows further in X."""
+        score = sequence.spec.outputs.score
+        assert score is not None
+        first, end = positions.start + 1, positions.stop + 1  # of their tokens
+        targets = torch.frombuffer(sequence.token_ids[first:end], dtype=torch.int64)
+        self.rows += range(positions.start + shift, positions.stop + shift)
+        self.requests.append(ScoreRequest(targets, score.logits))
+        self.ranges.append(ScoreRange(sequence, first))
 
 
 class _Taps:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headstream.model.batch import RowResult
+from headstream.model.batch import RowResult, ScoreResult
 from headstream.model.heads import TORCH_DTYPES
 from headstream.model.outputs import WireDtype
-from headstream.server.engine.messages import Frame, LogitRow, Token
+from headstream.server.engine.messages import Frame, LogitRow, Scores, Token
 
 _WIRE_NAMES: dict[torch.dtype, WireDtype] = {
     torch.float32: "float32",
@@ -41,3 +41,11 @@ class Frames:
         if row.values is None:
             raise AssertionError("a branch always asks for logits")
         return LogitRow(position, self.add(row.values), row.value_ids)
+
+    def scores(self, start: int, result: ScoreResult) -> Scores:
+        """The scores of the positions from ``start`` on, with the logits asked for."""
+        # Ranks are below 2^24: a float32 holds them exactly.
+        values = self.add(torch.stack([each.float() for each in result.scores]))  # [3, n]
+        logits = None if result.values is None else self.add(result.values)
+        ids = b"" if result.value_ids is None else result.value_ids.int().numpy().tobytes()
+        return Scores(start, values, logits, ids)

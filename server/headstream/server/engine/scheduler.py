@@ -145,7 +145,7 @@ class Scheduler:
             if not self._has_slot(sequence):  # preempted just now
                 continue
             self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
-            rows = sequence.next_rows(plan.budget)
+            rows = sequence.next_rows(plan.budget_for(sequence))
             if rows and self._take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
         self._admit(plan)
@@ -177,10 +177,10 @@ class Scheduler:
         for sequence in self._waiting:
             if not plan.budget or self.num_running == self._max_num_seqs:
                 break
-            if sequence in self._paused:
+            if sequence in self._paused or not plan.budget_for(sequence):
                 continue
             hit = self.cache.take(sequence)
-            rows = sequence.next_rows(plan.budget)
+            rows = sequence.next_rows(plan.budget_for(sequence))
             if not rows or not self._allocate(sequence, rows, plan):
                 self.cache.cut(sequence, 0)
                 break
@@ -263,11 +263,23 @@ class _Plan:
         self.rows: Schedule = {}
         self.budget = budget  # rows left
         self.block_copies: dict[Sequence, tuple[int, int]] = {}
+        self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
+
+    def budget_for(self, sequence: Sequence) -> int:
+        """Rows left for a sequence."""
+        if sequence.scores_whole_rows:
+            return min(self.budget, self._whole_budget)
+        return self.budget
 
     def add(self, sequence: Sequence, rows: int) -> None:
         self.rows[sequence] = rows
-        self.budget -= rows
+        self._spend(sequence, rows)
 
     def drop(self, sequence: Sequence) -> None:
-        self.budget += self.rows.pop(sequence, 0)
+        self._spend(sequence, -self.rows.pop(sequence, 0))
         self.block_copies.pop(sequence, None)
+
+    def _spend(self, sequence: Sequence, rows: int) -> None:
+        self.budget -= rows
+        if sequence.scores_whole_rows:
+            self._whole_budget -= rows

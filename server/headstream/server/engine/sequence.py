@@ -53,7 +53,10 @@ class Sequence:
         rows = outputs.rows
         self.is_tapped = bool(rows.prompt_layers or rows.generated_layers or outputs.pool)
         self.first_pooled = _first_pooled(outputs, self.num_prompt)
-        self.first_wanted = 0 if rows.prompt_layers else self.first_pooled
+        self.first_wanted = min(
+            0 if rows.prompt_layers else self.first_pooled,
+            self.num_prompt if outputs.score is None else outputs.score.first - 1,
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -120,6 +123,23 @@ class Sequence:
         if self.spec.branch:
             return range(max(self.num_computed, self.num_answered), end)
         return range(end - self.wants_token(num_rows), end)
+
+    def scored_rows(self, num_rows: int) -> range:
+        """Positions that computing ``num_rows`` more makes ready to score the token behind them.
+
+        One that was reported before the sequence was preempted is not scored again.
+        """
+        score = self.spec.outputs.score
+        if score is None:
+            return range(0)
+        begin = max(self.num_computed, self.num_reported, score.first - 1)
+        return range(begin, min(self.num_computed + num_rows, self.num_prompt - 1))
+
+    @property
+    def scores_whole_rows(self) -> bool:
+        """Whether each position it scores is sent with a logit of every token."""
+        score = self.spec.outputs.score
+        return score is not None and score.logits.mode == "full"
 
     def append(self, token_id: int) -> None:
         """Take a drawn token and decide whether it is the last."""

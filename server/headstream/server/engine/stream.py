@@ -54,12 +54,23 @@ class LogitRowEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoresEvent:
+    """How likely the tokens at the positions [start, start + n) of the prompt are."""
+
+    start: int
+    values: WireTensor  # float32 [3, n]: log-probabilities, ranks, entropies
+    logits: WireTensor | None  # [n, k] or [n, V]
+    logits_ids: bytes  # int32 [n, k] token ids of the logits, for top-k
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """The news of one sequence from one step."""
 
     token: TokenEvent | None
     rows: tuple[RowsEvent, ...]
     vectors: WireTensor | None  # pooled [spans, d], float32
+    scores: ScoresEvent | None
     finish: FinishReason | None
     queue_ns: int
     compute_ns: int
@@ -74,6 +85,8 @@ class Event:
             tensors.append(self.vectors)
         if self.token is not None and self.token.logits is not None:
             tensors.append(self.token.logits)
+        if self.scores is not None:
+            tensors += [self.scores.values, *filter(None, [self.scores.logits])]
         return sum(len(tensor.data) for tensor in tensors)
 
 

@@ -1,4 +1,4 @@
-"""LogitsService. Score is part of the contract and not served here yet."""
+"""LogitsService: the next token of a text, in all its ways."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from headstream.server.engine.stream import Event
 from headstream.server.errors import InvalidRequest, SessionExpired
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
+from headstream.server.scorer import Scorer
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget
 from headstream.server.wire.constraint import Constraint
@@ -28,6 +29,7 @@ from headstream.server.wire.generate import (
 )
 from headstream.server.wire.inputs import check_length
 from headstream.server.wire.model import to_fingerprint
+from headstream.server.wire.score import parse_score
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
 
@@ -81,6 +83,18 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 async with aclosing(continuation.replies(events)) as replies:
                     async for reply in replies:
                         yield reply
+
+    async def Score(  # noqa: N802 - named by the contract
+        self,
+        request: pb.ScoreRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.ScoreResponse]:
+        """How likely each token of given texts is: a start, ranges of positions, an end."""
+        model = self._models.get(request.model)
+        scorer = Scorer(model, self._metrics, parse_score(request, model.limits))
+        async with aclosing(scorer.replies()) as replies:
+            async for reply in replies:
+                yield reply
 
     async def Decode(  # noqa: N802 - named by the contract
         self,

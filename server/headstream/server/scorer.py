@@ -1,0 +1,115 @@
+"""The texts of one Score request: tokenized, run together, their events in one stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headstream.model.outputs import Outputs, ScoreSpec
+from headstream.server.admission import Ticket
+from headstream.server.call import Call, current_call
+from headstream.server.metrics import Metrics
+from headstream.server.models import LoadedModel
+from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.together import gather, merge
+from headstream.server.wire.budget import check_budget
+from headstream.server.wire.model import to_fingerprint
+from headstream.server.wire.score import (
+    ScoreCall,
+    Window,
+    cut_windows,
+    position_events,
+    score_values,
+    to_summary,
+)
+from headstream.v1 import logits_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One input, ready to run."""
+
+    index: int
+    ids: tuple[int, ...]
+    windows: tuple[Window, ...]
+
+    @property
+    def num_read(self) -> int:
+        """Tokens of all windows."""
+        return sum(window.end - window.begin for window in self.windows)
+
+
+class Scorer:
+    """Answers one request."""
+
+    def __init__(self, model: LoadedModel, metrics: Metrics, parsed: ScoreCall) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._parsed = parsed
+        self._call: Call = current_call()
+
+    async def replies(self) -> AsyncGenerator[pb.ScoreResponse]:
+        """A start, the positions of all inputs as they are computed and their summaries, an end."""
+        model, parsed = self._model, self._parsed
+        with model.queue.enter(len(parsed.inputs)) as tickets:
+            texts = await gather([self._prepare(index) for index in range(len(parsed.inputs))])
+            num_bytes = parsed.tensor_bytes((len(text.ids) for text in texts), model.limits)
+            check_budget(num_bytes, model.limits, parsed.max_reply_bytes)
+            model.queue.charge(tickets, [text.num_read for text in texts])
+            runs = [self._run(*each) for each in zip(tickets, texts, strict=True)]
+            async with aclosing(merge(runs)) as merged:
+                yield self._start(texts, num_bytes)
+                async for reply in merged:
+                    yield reply
+            end = pb.ScoreEnd(usage=self._call.usage(), timings=self._call.timings())
+            yield pb.ScoreResponse(end=end)
+
+    async def _prepare(self, index: int) -> _Text:
+        tokens = await tokenize(self._model, self._parsed.inputs[index])
+        windows = cut_windows(
+            f"inputs[{index}]", len(tokens), self._parsed.window_stride, self._model.limits
+        )
+        return _Text(index, tokens.ids, windows)
+
+    def _start(self, texts: Sequence[_Text], num_bytes: int) -> pb.ScoreResponse:
+        inputs = [
+            pb.ScoreInput(num_tokens=len(text.ids), first_token_id=text.ids[0]) for text in texts
+        ]
+        start = pb.ScoreStart(
+            request_id=self._call.request_id,
+            fingerprint=to_fingerprint(self._model.name, self._model.ready),
+            inputs=inputs,
+            max_tensor_bytes=num_bytes,
+        )
+        return pb.ScoreResponse(start=start)
+
+    async def _run(self, ticket: Ticket, text: _Text) -> AsyncGenerator[pb.ScoreResponse]:
+        """The events of one input: its windows one after the other, so that positions ascend."""
+        logprobs: list[NDArray[np.float32]] = []
+        for window in text.windows:
+            spec = ScoreSpec(window.first - window.begin, self._parsed.logits)
+            events = run_sequence(
+                self._model,
+                self._metrics,
+                ticket,
+                text.ids[window.begin : window.end],
+                outputs=Outputs(score=spec),
+            )
+            async with aclosing(events):
+                async for event in events:
+                    if event.scores is None:
+                        continue
+                    logprobs.append(score_values(event.scores)[0])
+                    if event.scores.logits is not None:
+                        self._count(len(event.scores.logits.data))
+                    for reply in position_events(text.index, window, text.ids, event.scores):
+                        yield reply
+        yield pb.ScoreResponse(summary=to_summary(text.index, logprobs))
+
+    def _count(self, num_bytes: int) -> None:
+        self._call.tensor_bytes += num_bytes
+        self._metrics.reply_bytes.labels(self._model.name, "logits").inc(num_bytes)
