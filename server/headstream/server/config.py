@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     """Type of weights and activations; auto is bfloat16 where the hardware has it."""
     quantization: Literal["none", "int8"] = "none"
     """int8: the weights of all linears and of the unembedding are rounded to eight bits when they
-    are loaded, with a scale for each output. Faster for few sequences, less exact; on CPU only."""
+    are loaded, with a scale for each output. Half their memory, less exact; on CPU only."""
     threads: Count | None = None
     """Threads of each engine. Default: one per core, shared between the engines."""
     max_num_batched_tokens: Count | None = None

@@ -17,7 +17,7 @@ class Arena:
     """Gives out memory that is freed when all tensors of its chunk are.
 
     A step of few rows reads all weights once. In pages of 4 KiB the processor looks up 130,000
-    addresses for it; in huge ones reading is 3 to 10% faster (ARCHITECTURE.md).
+    addresses for it; in huge ones such a step is 6% faster (ARCHITECTURE.md).
     """
 
     def __init__(self) -> None:

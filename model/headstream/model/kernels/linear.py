@@ -19,7 +19,7 @@ from headstream.model.layers.linear import LinearWeights
 Linear = Callable[[Tensor], Tensor]
 """x [M, K] -> [M, out]; owns its weight, packed for the device."""
 
-_ARGUMENTS = "pppppiiii"  # of all products in linear.cpp
+_ARGUMENTS = "pppppiiii"  # of all products in linear.h
 
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 """The device's way of packing weight [out, K] and bias [out]."""

@@ -1,4 +1,4 @@
-// A tile's path from panels to results: what linear.cpp and unembed.cpp share.
+// A tile's path from panels to results: what linear.h and unembed.h share.
 
 #pragma once
 

@@ -19,9 +19,11 @@ inline void widen_plain(T* to, const int8_t* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) store(to + i, static_cast<float>(from[i]));
 }
 
-inline __attribute__((noinline)) void widen(float* to, const int8_t* from, int64_t count) { widen_plain(to, from, count); }
+inline __attribute__((noinline)) void widen(float* to, const int8_t* from, int64_t count) {
+  widen_plain(to, from, count);
+}
 
-// Not inlined: once in each of many tiles it would triple the time to compile them.
+// Not inlined: in each of many tiles it makes compiling a quarter longer.
 //
 // The high byte of a bfloat16 holds its sign and all but one bit of its exponent; both bytes of a
 // magnitude come out of tables of 128.
