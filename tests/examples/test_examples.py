@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import llguidance.numpy as masks
 import pytest
 import torch
 import transformers
 
 from engine_trace import save_tiny_gemma
 from examples.beam_search import beam_search
+from examples.constrained_json import SCHEMA, constrained_json, make_matcher
 from examples.speculative import speculate
 from headstream.client import Client
 from server_process import running_server
@@ -90,3 +93,35 @@ def test_speculative_decoding(client: Client, target: Path, ahead: int) -> None:
     result = speculate(client, PROMPT, 60, large="tiny", small="draft", ahead=ahead)
     assert result.token_ids == continued(target, 60).sequences[0, len(PROMPT) :].tolist()
     assert 0 < result.accepted < result.guessed
+
+
+class Masked(transformers.LogitsProcessor):
+    """Leaves the logits of what the schema admits."""
+
+    def __init__(self, tokenizer_file: str, prompt_len: int, d_vocab: int) -> None:
+        self._matcher = make_matcher(tokenizer_file, d_vocab, SCHEMA)
+        self._mask = masks.allocate_token_bitmask(1, d_vocab)
+        self._seen = prompt_len
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        for token in input_ids[0, self._seen :].tolist():
+            self._matcher.consume_token(token)
+        self._seen = input_ids.shape[1]
+        masks.fill_next_token_bitmask(self._matcher, self._mask)
+        masks.apply_token_bitmask_inplace(scores.numpy(), self._mask)
+        return scores
+
+
+def test_constrained_json(client: Client, target: Path) -> None:
+    tokenizer_file = str(target / "tokenizer.json")
+    found = constrained_json(client, PROMPT, tokenizer_file, SCHEMA)
+    text = client.detokenize(found)
+    values = json.loads(text)
+    assert set(values) == set(SCHEMA["properties"])
+    assert len(values["animal"]) <= 12
+    assert 0 <= values["legs"] <= 8
+    masked = Masked(tokenizer_file, len(PROMPT), 420)
+    expected = continued(target, len(found), logits_processor=[masked])
+    assert found == expected.sequences[0, len(PROMPT) :].tolist()
+    free = continued(target, len(found)).sequences[0, len(PROMPT) :].tolist()
+    assert found != free, "the schema has something to forbid"

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from headstream.server.engine.messages import FinishReason, Vocabulary
 from headstream.server.grammar_text import LIMITS
 
+_PATIENCE = 0.1  # seconds without another look at what has arrived meanwhile
+
 
 class Matcher:
     """The place of one sequence in its grammar."""
@@ -82,9 +84,9 @@ class Grammars:
         self._open.pop(sequence_id, None)
 
     def take_ready(self, *, block: bool) -> list[tuple[int, Matcher | Exception]]:
-        """What is compiled, by sequence id, or why it cannot be; waits for one if ``block``."""
+        """What is compiled, by sequence id, or why it cannot be; waits a little if ``block``."""
         if block and self._open:
-            wait(self._open.values(), return_when=FIRST_COMPLETED)
+            wait(self._open.values(), timeout=_PATIENCE, return_when=FIRST_COMPLETED)
         done = [sequence_id for sequence_id, future in self._open.items() if future.done()]
         return [(sequence_id, _outcome(self._open.pop(sequence_id))) for sequence_id in done]
 
