@@ -19,6 +19,7 @@ from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
 
 if TYPE_CHECKING:
     from headstream.client._results import TextScores, TokenEmbeddings
+    from headstream.client._stream_state import StreamState
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
     from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -94,13 +95,8 @@ class AsyncConnection:
             RpcError: It failed in another way.
         """
         await self.connect()
-        call = self.stream(self.embeddings.EmbedTokens, request, timeout)
         state = TokenEmbeddingsState()
-        try:
-            async for event in call:
-                state.feed(event)
-        except grpc.aio.AioRpcError as error:
-            raise _status.from_call(error, state.reached) from error
+        await _read(self.stream(self.embeddings.EmbedTokens, request, timeout), state)
         return state.result()
 
     async def score(
@@ -113,13 +109,8 @@ class AsyncConnection:
             RpcError: It failed in another way.
         """
         await self.connect()
-        call = self.stream(self.logits.Score, request, timeout)
         state = ScoreState()
-        try:
-            async for event in call:
-                state.feed(event)
-        except grpc.aio.AioRpcError as error:
-            raise _status.from_call(error, state.reached) from error
+        await _read(self.stream(self.logits.Score, request, timeout), state)
         return state.results()
 
     async def close(self) -> None:
@@ -140,3 +131,18 @@ class AsyncConnection:
         except TimeoutError:
             raise _status.unreachable(self._target) from None
         self._connected = True
+
+
+async def _read(
+    call: grpc.aio.UnaryStreamCall[RequestT, ReplyT], state: StreamState[ReplyT]
+) -> None:
+    """Feed all events of a stream.
+
+    Raises:
+        RpcError: It failed; a stream that had begun is broken.
+    """
+    try:
+        async for event in call:
+            state.feed(event)
+    except grpc.aio.AioRpcError as error:
+        raise _status.from_call(error, state.reached) from error

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from headstream.client._generation import SyncCall
     from headstream.client._results import TextScores, TokenEmbeddings
+    from headstream.client._stream_state import StreamState
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
     from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -98,14 +99,8 @@ class Connection:
             StreamBroken: It ended early.
             RpcError: It failed in another way.
         """
-        call = self.stream(self.embeddings.EmbedTokens, request, timeout)
         state = TokenEmbeddingsState()
-        try:
-            for event in call:
-                state.feed(event)
-        except grpc.RpcError as error:
-            failed = cast("_status.FailedCall", error)
-            raise _status.from_call(failed, state.reached) from error
+        _read(self.stream(self.embeddings.EmbedTokens, request, timeout), state)
         return state.result()
 
     def score(self, request: logits_pb.ScoreRequest, timeout: float | None) -> list[TextScores]:
@@ -115,14 +110,8 @@ class Connection:
             StreamBroken: It ended early.
             RpcError: It failed in another way.
         """
-        call = self.stream(self.logits.Score, request, timeout)
         state = ScoreState()
-        try:
-            for event in call:
-                state.feed(event)
-        except grpc.RpcError as error:
-            failed = cast("_status.FailedCall", error)
-            raise _status.from_call(failed, state.reached) from error
+        _read(self.stream(self.logits.Score, request, timeout), state)
         return state.results()
 
     def close(self) -> None:
@@ -141,3 +130,17 @@ class Connection:
         finally:
             ready.cancel()
         self._connected = True
+
+
+def _read(call: SyncCall[ReplyT], state: StreamState[ReplyT]) -> None:
+    """Feed all events of a stream.
+
+    Raises:
+        RpcError: It failed; a stream that had begun is broken.
+    """
+    try:
+        for event in call:
+            state.feed(event)
+    except grpc.RpcError as error:
+        failed = cast("_status.FailedCall", error)
+        raise _status.from_call(failed, state.reached) from error
