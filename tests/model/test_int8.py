@@ -204,7 +204,7 @@ def test_without_a_compiler_the_twins_run(
     assert load_kernels(tmp_path_factory.mktemp("none"), "int8") is TORCH_INT8_KERNELS
 
 
-def test_it_is_refused_where_nothing_would_be_faster() -> None:
+def test_it_is_refused_where_no_kernel_reads_it() -> None:
     check_quantization("int8", torch.device("cpu"))
     check_quantization("none", torch.device("cuda"))
     with pytest.raises(ModelError, match="quantization int8 is not served on cuda"):

@@ -171,6 +171,7 @@ class EngineCore:
             part.sequence: frames.scores(part.start, result)
             for part, result in zip(packed.score_ranges, output.scores, strict=True)
         }
+        news = tokens.keys() | rows.keys() | logits.keys() | scores.keys()
         now = time.monotonic_ns()
         deltas: list[Delta] = []
         for sequence in schedule:
@@ -182,8 +183,7 @@ class EngineCore:
             if done:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
-            has_news = any(sequence in news for news in (tokens, rows, logits, scores))
-            if first or done or has_news:
+            if first or done or sequence in news:
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
