@@ -6,7 +6,7 @@ pickle is ever read. One :class:`StepReport` a step carries the news of all sequ
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -26,7 +26,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     """A new sequence; with siblings, several continuations of one prompt.
 
     The prompt is computed once. Siblings begin with its last row, each with a token of its own,
-    and are sequences like any other from there on. Until then they share the fate of the first.
+    and are sequences like any other from there on. Until then they share the fate of the first,
+    and nothing that is said of them is heard.
     """
 
     id: int
@@ -42,6 +43,17 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # come back for the last token of the prompt and for every token appended.
     branch: bool = False
     siblings: tuple[Sibling, ...] = ()
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What the front may say of a sequence that is no branch."""
+
+    max_new_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: tuple[int, ...]
+    min_new_tokens: int
+    grammar: str
+    outputs: Outputs
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
