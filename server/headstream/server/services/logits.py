@@ -26,6 +26,7 @@ from headstream.server.wire.score import parse_score
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
 
+
 class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
     """Next-token logits."""
 
