@@ -17,6 +17,7 @@ from headstream.model.batch import LEADING, RowRequest, RowResult
 from headstream.model.families.base import Model
 from headstream.model.kernels.unembed import LogitRows
 from headstream.model.outputs import LogitsSpec
+from headstream.model.transfer import download
 
 SLICE = 128
 """Rows unembedded at once: one that is kept takes a MiB where the vocabulary is large."""
@@ -37,13 +38,17 @@ def finish_rows(model: Model, resid: Tensor, requests: tuple[RowRequest, ...]) -
     for part in slices(len(requests)):
         wanted = requests[part]
         keep = [i for i, request in enumerate(wanted) if _keeps_row(request)]
-        rows = Rows.unembed(model, resid[part], keep)
-        leading = sampler.split_rows(rows.found)
-        results += [
-            _finish_row(rows, index, leading[index], request)
-            for index, request in enumerate(wanted)
-        ]
+        results += choose_tokens(Rows.unembed(model, resid[part], keep), wanted)
     return results
+
+
+def choose_tokens(rows: Rows, requests: tuple[RowRequest, ...]) -> list[RowResult]:
+    """The outcome of each of the ``rows``."""
+    leading = sampler.split_rows(rows.found)
+    return [
+        _finish_row(rows, index, leading[index], request)
+        for index, request in enumerate(requests)
+    ]
 
 
 def slices(count: int) -> Iterator[slice]:
@@ -59,7 +64,10 @@ def is_answered_by_leading(spec: LogitsSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of logits: what was found in all of them, and those that were kept whole."""
+    """Rows of logits: what was found in all of them, and those that were kept whole.
+
+    What was found lies on the CPU, the rows that were kept on the device.
+    """
 
     found: LogitRows  # of R rows
     places: Mapping[int, int]  # row -> which of those kept it is
@@ -72,7 +80,14 @@ class Rows:
         found = model.unembed.look_through(
             model.final_norm(resid), keep=keep, count=LEADING, targets=targets
         )
-        return cls(found, {row: place for place, row in enumerate(keep)})
+        return cls(_fetched(found), {row: place for place, row in enumerate(keep)})
+
+    @classmethod
+    def pick(cls, found: LogitRows, rows: Tensor) -> Rows:
+        """Of rows that were all kept, those numbered ``rows`` int64 [R] on the CPU."""
+        values, ids, log_totals, kept, _ = _fetched(found)
+        chosen = LogitRows(values[rows], ids[rows], log_totals[rows], kept, None)
+        return cls(chosen, dict(enumerate(rows.tolist())))
 
     def whole(self, row: int) -> Tensor | None:
         """float32 [V], if it was kept."""
@@ -92,6 +107,7 @@ class Rows:
         else:
             first = self.places[rows.start]
             values = self.found.kept[first : first + len(rows)]  # [n, V]
+            log_totals = log_totals.to(values.device)
             if spec.mode == "top":
                 values, ids = values.topk(min(spec.top_k, values.shape[1]))
             elif spec.mode == "chosen":
@@ -99,6 +115,14 @@ class Rows:
         if spec.logprobs:
             values = values - log_totals[:, None]
         return values.to("cpu", TORCH_DTYPES[spec.dtype]).contiguous(), ids
+
+
+def _fetched(found: LogitRows) -> LogitRows:
+    """The same with all but the kept rows on the CPU."""
+    if found.values.device.type == "cpu":
+        return found
+    values, ids, log_totals = download(found[:3])
+    return LogitRows(values, ids, log_totals, found.kept, found.targets)
 
 
 def _keeps_row(request: RowRequest) -> bool:
