@@ -21,7 +21,7 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import PackedBatch
 from headstream.model.kv_cache import Pools
 
-_ROWS = 64  # (token, query head of one key/value head) pairs of a tile
+_ROWS = 64  # (token, query head of one key/value head) pairs of a tile; twice that in prompts
 _SPAN = 1024  # keys
 _MAX_D_HEAD = 256
 
@@ -48,20 +48,22 @@ def attend(  # noqa: PLR0917 - an AttendKernel
     single = batch.max_seqlen_q == 1
     seqs = batch.context_lens.shape[0]
     spans = _spans(spec, batch.max_seqlen_k) if single else 1
-    tiles = seqs if single else rows // (_ROWS // group) + seqs
+    wide = q.dtype == torch.float32
+    height = _ROWS if single or wide or width > 128 else 2 * _ROWS
+    tiles = seqs if single else rows // (height // group) + seqs
     sums, scales = z, z
     if spans > 1:
         sums = torch.empty((rows, spec.n_heads, spans, d_head), device=q.device)
         scales = torch.empty((rows, spec.n_heads, spans, 2), device=q.device)
-    wide = q.dtype == torch.float32
     _attend[(tiles, spec.n_kv_heads, spans)](
         q, keys, values, z, sums, scales,
         batch.cu_seqlens_q, batch.context_lens, batch.block_table, seqs,
         q.stride(0), keys.stride(0), keys.stride(1), keys.stride(2), *batch.block_table.stride(),
         spec.scale * math.log2(math.e), spec.window or 0, spans,
         H=spec.n_heads, GROUP=group, D=d_head, WIDTH=width, BLOCK=keys.shape[1],
-        ROWS=_ROWS, KEYS=32 if wide else 64, SPAN=_SPAN, SINGLE=single, PARTS=spans > 1,
-        num_warps=8 if width > 128 else 4, num_stages=1 if wide else 2,
+        ROWS=height, KEYS=32 if wide else 64, SPAN=_SPAN, SINGLE=single, PARTS=spans > 1,
+        num_warps=8 if width > 128 or height > _ROWS else 4,
+        num_stages=1 if wide else 2 if width > 128 else 3,
     )  # fmt: skip
     if spans > 1:
         _merge[(rows, spec.n_heads)](
@@ -150,8 +152,13 @@ def _attend(  # noqa: PLR0917 - what a kernel is handed
         for start in range(lower, upper, KEYS):
             key = start + tl.arange(0, KEYS)
             there = key < high
-            entry = tl.load(table + seq * seq_stride + key // BLOCK * entry_stride, there, 0)
-            at = entry.to(tl.int64) * block_stride + key % BLOCK * slot_stride
+            if BLOCK % KEYS == 0:
+                entry = tl.load(table + seq * seq_stride + start // BLOCK * entry_stride)
+                inner = start % BLOCK + tl.arange(0, KEYS)
+            else:
+                entry = tl.load(table + seq * seq_stride + key // BLOCK * entry_stride, there, 0)
+                inner = key % BLOCK
+            at = entry.to(tl.int64) * block_stride + inner * slot_stride
             some = there[:, None] & (column < D)[None, :]
             k = tl.load(keys + at[:, None] + pool, some, 0.0)  # [KEYS, WIDTH]
             v = tl.load(values + at[:, None] + pool, some, 0.0)

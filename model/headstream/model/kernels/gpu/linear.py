@@ -45,9 +45,10 @@ class _Tiles:
 
 
 _HALF_TILES = (  # from the fastest to the one with most programs
+    _Tiles(128, 256, 64, 8, 3),
     _Tiles(128, 128, 64, 8, 4),
     _Tiles(64, 128, 64, 4, 4),
-    _Tiles(64, 64, 64, 4, 5),
+    _Tiles(64, 64, 64, 4, 4),
     _Tiles(64, 32, 64, 4, 6),
 )
 _FLOAT_TILES = (_Tiles(64, 64, 32, 4, 3), _Tiles(64, 32, 32, 4, 4))
@@ -99,12 +100,11 @@ class Product:
         if beside:
             width = 2 * self._out if self._gate >= 0 else self._out
             parts = torch.empty((self._cuts, rows, width), dtype=torch.float32, device=x.device)
-        w: Tensor | TensorDescriptor = self._weight
-        described = _is_aligned(x) and _is_aligned(self._weight)
-        source: Tensor | TensorDescriptor = x
-        if described:
+        source, w = x, self._weight
+        described = _is_aligned(x) and _is_aligned(w)
+        if described:  # tiles are read by the copy engine
             source = TensorDescriptor.from_tensor(x, [tiles.rows, tiles.depth])
-            w = TensorDescriptor.from_tensor(self._weight, [tiles.columns, tiles.depth])
+            w = TensorDescriptor.from_tensor(w, [tiles.columns, tiles.depth])
         _product[(programs, self._cuts if beside else 1)](
             source, w, self._bias, y, parts, self._done, rows, x.stride(0), self._softcap,
             OUT=self._out, K=depth, PART=self._part, CUTS=self._cuts, BESIDE=beside,
@@ -118,8 +118,10 @@ class Product:
     def _tiles(self, rows: int, dtype: torch.dtype) -> _Tiles:
         """The fastest tiles of which there are enough."""
         choice = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
-        if self._gate >= 0:
+        if self._gate >= 0 or self._cuts > 1:
             choice = choice[1:]  # two sums a program
+        if rows <= 64:
+            choice = choice[-2:]
         for tiles in choice:
             if tiles.count(rows, self._out) >= _PROGRAMS:
                 return tiles
@@ -172,7 +174,7 @@ def _product(  # noqa: PLR0917 - what a kernel is handed
             x, w, rows, x_stride, first_row, first_column, 0,
             OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
         )  # fmt: skip
-        for cut in tl.static_range(1, CUTS):
+        for cut in range(1, CUTS):
             more, other = _part(
                 x, w, rows, x_stride, first_row, first_column, cut,
                 OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
