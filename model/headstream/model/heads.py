@@ -55,8 +55,7 @@ def choose_tokens(rows: Rows, requests: tuple[RowRequest, ...]) -> list[RowResul
     """The outcome of each of the ``rows``."""
     leading = sampler.split_rows(rows.found)
     return [
-        _finish_row(rows, index, leading[index], request)
-        for index, request in enumerate(requests)
+        _finish_row(rows, index, leading[index], request) for index, request in enumerate(requests)
     ]
 
 

@@ -82,6 +82,7 @@ class Product:
         cuts = 1 if len(weight) >= _MANY_ROWS else min(_CUTS, -(-depth // _LEAST_PART))
         self._part = -(-depth // (cuts * 64)) * 64
         self._cuts = -(-depth // self._part)
+        self._described: dict[_Tiles, TensorDescriptor] = {}
         # Of each tile, how many of its parts are done; zero again when all are.
         self._done = torch.zeros(_PROGRAMS, dtype=torch.int32, device=weight.device)
 
@@ -104,7 +105,7 @@ class Product:
         described = _is_aligned(x) and _is_aligned(w)
         if described:  # tiles are read by the copy engine
             source = TensorDescriptor.from_tensor(x, [tiles.rows, tiles.depth])
-            w = TensorDescriptor.from_tensor(w, [tiles.columns, tiles.depth])
+            w = self._weight_in(tiles)
         _product[(programs, self._cuts if beside else 1)](
             source, w, self._bias, y, parts, self._done, rows, x.stride(0), self._softcap,
             OUT=self._out, K=depth, PART=self._part, CUTS=self._cuts, BESIDE=beside,
@@ -115,9 +116,15 @@ class Product:
         )  # fmt: skip
         return y
 
+    def _weight_in(self, tiles: _Tiles) -> TensorDescriptor:
+        if tiles not in self._described:
+            shape = [tiles.columns, tiles.depth]
+            self._described[tiles] = TensorDescriptor.from_tensor(self._weight, shape)
+        return self._described[tiles]
+
     def _tiles(self, rows: int, dtype: torch.dtype) -> _Tiles:
         """The fastest tiles of which there are enough."""
-        choice = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
+        choice: tuple[_Tiles, ...] = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
         if self._gate >= 0 or self._cuts > 1:
             choice = choice[1:]  # two sums a program
         if rows <= 64:
@@ -134,7 +141,7 @@ def _is_aligned(matrix: Tensor) -> bool:
 
 
 @triton.jit
-def _product(  # noqa: PLR0917 - what a kernel is handed
+def _product(
     x, w, bias, y, parts, done, rows, x_stride, softcap,
     OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, CUTS: tl.constexpr,
     BESIDE: tl.constexpr, GATE: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIBED: tl.constexpr,
@@ -195,7 +202,7 @@ def _product(  # noqa: PLR0917 - what a kernel is handed
 
 @triton.jit
 def _tile(rows, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """First row and column of this program's tile: eight tiles of rows share weights in the cache."""
+    """First row and column of this program's tile; eight tiles of rows share cached weights."""
     row_tiles, column_tiles = tl.cdiv(rows, ROWS), tl.cdiv(OUT, COLUMNS)
     number = tl.program_id(0)
     band = number // (8 * column_tiles)
@@ -206,7 +213,7 @@ def _tile(rows, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _part(  # noqa: PLR0917 - a part of the kernel above
+def _part(
     x, w, rows, x_stride, first_row, first_column, cut,
     OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATE: tl.constexpr,
     DESCRIBED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -230,7 +237,7 @@ def _part(  # noqa: PLR0917 - a part of the kernel above
 
 
 @triton.jit
-def _read(  # noqa: PLR0917 - a part of the kernel above
+def _read(
     matrix, first, count, k, stride, K: tl.constexpr,
     DESCRIBED: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
