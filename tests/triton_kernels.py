@@ -30,9 +30,7 @@ def reached_from_cpu(kernels: Kernels) -> Kernels:
     return Kernels(
         name=kernels.name,
         linear=lambda weight, bias: _linear(kernels.linear(*_there((weight, bias)))),
-        gated=lambda gate, up, name: _linear(
-            kernels.gated(_weights(gate), _weights(up), name)
-        ),
+        gated=lambda gate, up, name: _linear(kernels.gated(_weights(gate), _weights(up), name)),
         rms_norm=lambda x, gain: kernels.rms_norm(x.to(DEVICE), _gain(gain)).cpu(),
         add=lambda resid, y, gain: _in_place(
             resid, lambda moved: kernels.add(moved, y.to(DEVICE), _gain(gain))

@@ -18,8 +18,8 @@ from attention_reference import (
     random_text,
 )
 from headstream.model.attention.base import AttentionSpec
-from headstream.model.attention.masks import TileMasks
 from headstream.model.attention.kernel import KernelAttention
+from headstream.model.attention.masks import TileMasks
 from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.kernels import TORCH_KERNELS, Kernels

@@ -100,7 +100,8 @@ def test_unembedding(softcap: float | None, gpu: Kernels) -> None:
     found = gpu.unembed(weight, softcap)(x, 64, [1], targets)
     twin = TORCH_KERNELS.unembed(weight, softcap)(x, 64, [1], targets)
     assert torch.equal(found.ids, twin.ids)
-    assert found.targets is not None and twin.targets is not None
+    assert found.targets is not None
+    assert twin.targets is not None
     assert found.targets.ranks[[0, 2]].tolist() == twin.targets.ranks[[0, 2]].tolist()
     for mine, theirs in zip(found[:4], twin[:4], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)

@@ -84,7 +84,7 @@ class Runner:
     def _replay(self, graphs: DecodeGraphs, batch: PackedBatch) -> StepOutput:
         """The same for a step of one row each of many sequences."""
         done = graphs.run(batch)
-        rows = Rows.pick(done.found, batch.logits_indices)
+        rows = Rows.pick(done.found, batch.logits_indices, batch.heads)
         return StepOutput(
             rows=tuple(choose_tokens(rows, batch.heads)),
             taps={layer: done.taps[layer].cpu()[places] for layer, places in batch.taps.items()},

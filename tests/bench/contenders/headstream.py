@@ -37,6 +37,7 @@ class Headstream:
         dtype: Literal["float32", "bfloat16"],
         threads: int,
         cache_dir: str,
+        *,
         device: Literal["cpu", "cuda"] = "cpu",
         max_num_batched_tokens: int | None = None,
     ) -> None:
@@ -117,6 +118,7 @@ class HeadstreamGrpc:
         dtype: str,
         threads: int,
         cache_dir: str,
+        *,
         device: str = "cpu",
         max_num_batched_tokens: int | None = None,
     ) -> None:

@@ -26,9 +26,13 @@ class Transformers:
 
         torch.set_num_threads(self._threads)
         auto: Any = AutoModelForCausalLM
-        self._model: Any = auto.from_pretrained(
-            self._directory, dtype=getattr(torch, self._dtype), attn_implementation="sdpa"
-        ).to(self._device).eval()
+        self._model: Any = (
+            auto.from_pretrained(
+                self._directory, dtype=getattr(torch, self._dtype), attn_implementation="sdpa"
+            )
+            .to(self._device)
+            .eval()
+        )
         # The checkpoint's own settings would sample and would stop at the end of the text.
         self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
 

@@ -18,9 +18,7 @@ from headstream.model.kv_cache import KVCache
 class KernelAttention:
     """The backend: one per model. The kernel may keep the pools in a layout of its own."""
 
-    def __init__(
-        self, specs: tuple[AttentionSpec, ...], cache: KVCache, kernels: Kernels
-    ) -> None:
+    def __init__(self, specs: tuple[AttentionSpec, ...], cache: KVCache, kernels: Kernels) -> None:
         assert kernels.attend is not None
         self.name = kernels.name
         self._specs = specs

@@ -1,11 +1,11 @@
 """Attention over the block pool on a GPU: one kernel for rows of every kind.
 
-A row's bits depend on its own sequence alone. Keys are read in tiles of ``_KEYS`` counted from
-position 0, tiles are summed up in spans of ``_SPAN`` keys, spans are merged from the first to the
-last (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; FlashAttention, Dao et al. 2022,
+A row's bits depend on its own sequence alone. Keys are read in tiles counted from position 0, tiles
+are summed up in spans of ``_SPAN`` keys, spans are merged from the first to the last (online
+softmax: Milakov and Gimelshein 2018, arXiv:1805.02867; FlashAttention: Dao et al. 2022,
 arXiv:2205.14135). Where few rows see many keys the spans run side by side (FlashDecoding) and a
-second kernel merges them by the same operations in the same order. A tile of rows always has
-``_ROWS`` of them, so the matrix unit is used alike for a prompt of thousands and a single token.
+second kernel merges them by the same operations in the same order. A tile of rows has at
+least ``_ROWS`` of them, so the matrix unit is used alike for a prompt of thousands and one token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import PackedBatch
 from headstream.model.kv_cache import Pools
 
-_ROWS = 64  # (token, query head of one key/value head) pairs of a tile
+_ROWS = 64  # (token, query head of one key/value head) pairs of a tile; twice that in prompts
 _SPAN = 1024  # keys
 _MAX_D_HEAD = 256
 
@@ -32,7 +32,7 @@ def supports(spec: AttentionSpec, block_size: int) -> bool:
     return spec.d_head <= _MAX_D_HEAD and group <= _ROWS and block_size % 16 == 0
 
 
-def attend(  # noqa: PLR0917 - an AttendKernel
+def attend(
     spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, pools: Pools, batch: PackedBatch
 ) -> Tensor:
     """An ``AttendKernel``. Rows whose slot is negative are padding: nothing of them is written."""
@@ -48,20 +48,22 @@ def attend(  # noqa: PLR0917 - an AttendKernel
     single = batch.max_seqlen_q == 1
     seqs = batch.context_lens.shape[0]
     spans = _spans(spec, batch.max_seqlen_k) if single else 1
-    tiles = seqs if single else rows // (_ROWS // group) + seqs
+    wide = q.dtype == torch.float32
+    height = _ROWS if single or wide or width > 128 else 2 * _ROWS
+    tiles = seqs if single else rows // (height // group) + seqs
     sums, scales = z, z
     if spans > 1:
         sums = torch.empty((rows, spec.n_heads, spans, d_head), device=q.device)
         scales = torch.empty((rows, spec.n_heads, spans, 2), device=q.device)
-    wide = q.dtype == torch.float32
     _attend[(tiles, spec.n_kv_heads, spans)](
         q, keys, values, z, sums, scales,
         batch.cu_seqlens_q, batch.context_lens, batch.block_table, seqs,
         q.stride(0), keys.stride(0), keys.stride(1), keys.stride(2), *batch.block_table.stride(),
         spec.scale * math.log2(math.e), spec.window or 0, spans,
         H=spec.n_heads, GROUP=group, D=d_head, WIDTH=width, BLOCK=keys.shape[1],
-        ROWS=_ROWS, KEYS=32 if wide else 64, SPAN=_SPAN, SINGLE=single, PARTS=spans > 1,
-        num_warps=8 if width > 128 else 4, num_stages=1 if wide else 2,
+        ROWS=height, KEYS=32 if wide else 64, SPAN=_SPAN, SINGLE=single, PARTS=spans > 1,
+        num_warps=8 if width > 128 or height > _ROWS else 4,
+        num_stages=1 if wide else 2 if width > 128 else 3,
     )  # fmt: skip
     if spans > 1:
         _merge[(rows, spec.n_heads)](
@@ -78,7 +80,7 @@ def _spans(spec: AttentionSpec, max_context: int) -> int:
 
 
 @triton.jit
-def _write(  # noqa: PLR0917 - what a kernel is handed
+def _write(
     k, v, keys, values, slots, row_stride, slot_stride, head_stride,
     D: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -94,7 +96,7 @@ def _write(  # noqa: PLR0917 - what a kernel is handed
 
 
 @triton.jit
-def _attend(  # noqa: PLR0917 - what a kernel is handed
+def _attend(
     q, keys, values, z, sums, scales,
     bounds, contexts, table, seqs,
     q_stride, block_stride, slot_stride, head_stride, seq_stride, entry_stride,
@@ -140,47 +142,64 @@ def _attend(  # noqa: PLR0917 - what a kernel is handed
     if PARTS:
         span += tl.program_id(2)
         last = tl.minimum(last, span + 1)
-    pool = kv_head * head_stride + column[None, :]
     while span < last:
-        part = tl.zeros((ROWS, WIDTH), tl.float32)
-        part_weight = tl.zeros((ROWS,), tl.float32)
-        part_largest = tl.full((ROWS,), -float("inf"), tl.float32)
-        lower = tl.maximum(begin // KEYS * KEYS, span * SPAN)
-        upper = tl.minimum(high, (span + 1) * SPAN)
-        for start in range(lower, upper, KEYS):
-            key = start + tl.arange(0, KEYS)
-            there = key < high
-            entry = tl.load(table + seq * seq_stride + key // BLOCK * entry_stride, there, 0)
-            at = entry.to(tl.int64) * block_stride + key % BLOCK * slot_stride
-            some = there[:, None] & (column < D)[None, :]
-            k = tl.load(keys + at[:, None] + pool, some, 0.0)  # [KEYS, WIDTH]
-            v = tl.load(values + at[:, None] + pool, some, 0.0)
-            scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale  # base 2
-            visible = key[None, :] <= position[:, None]
-            if window > 0:
-                visible &= key[None, :] > position[:, None] - window
-            scores = tl.where(visible, scores, -float("inf"))
-            new = tl.maximum(part_largest, tl.max(scores, 1))
-            shift = tl.where(new == -float("inf"), 0.0, new)
-            fade = tl.exp2(part_largest - shift)
-            weights = tl.exp2(scores - shift[:, None])  # [ROWS, KEYS]
-            part_weight = tl.fma(part_weight, fade, tl.sum(weights, 1))
-            part = tl.dot(weights.to(v.dtype), v, part * fade[:, None], input_precision="ieee")
-            part_largest = new
+        part, part_weight, part_largest = _span(
+            queries, keys + kv_head * head_stride, values + kv_head * head_stride,
+            table + seq * seq_stride, position, high,
+            tl.maximum(begin // KEYS * KEYS, span * SPAN), tl.minimum(high, (span + 1) * SPAN),
+            block_stride, slot_stride, entry_stride, scale, window, D, WIDTH, BLOCK, ROWS, KEYS,
+        )  # fmt: skip
         if PARTS:
             place = cell * spans + tl.program_id(2)  # [ROWS, 1]
             tl.store(sums + place * D + column[None, :], part, mask)
-            two = tl.arange(0, 2)[None, :]
-            both = tl.where(two == 0, part_largest[:, None], part_weight[:, None])
-            tl.store(scales + place * 2 + two, both, inside[:, None])
+            tl.store(scales + place * 2, part_largest[:, None], inside[:, None])
+            tl.store(scales + place * 2 + 1, part_weight[:, None], inside[:, None])
         else:
-            total, weight, largest = _join(
-                total, weight, largest, part, part_weight, part_largest
-            )
+            total, weight, largest = _join(total, weight, largest, part, part_weight, part_largest)
         span += 1
     if not PARTS:
         result = total / tl.where(weight == 0.0, 1.0, weight)[:, None]
         tl.store(z + cell * D + column[None, :], result.to(z.dtype.element_ty), mask)
+
+
+@triton.jit
+def _span(
+    queries, keys, values, table, position, high, lower, upper,
+    block_stride, slot_stride, entry_stride, scale, window,
+    D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Sums [ROWS, D] over the keys [lower, upper), their weights and the largest score [ROWS]."""
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    weight = tl.zeros((ROWS,), tl.float32)
+    largest = tl.full((ROWS,), -float("inf"), tl.float32)
+    column = tl.arange(0, WIDTH)[None, :]
+    for start in range(lower, upper, KEYS):
+        key = start + tl.arange(0, KEYS)
+        there = key < high
+        if BLOCK % KEYS == 0:
+            entry = tl.load(table + start // BLOCK * entry_stride)
+            inner = start % BLOCK + tl.arange(0, KEYS)
+        else:
+            entry = tl.load(table + key // BLOCK * entry_stride, there, 0)
+            inner = key % BLOCK
+        at = entry.to(tl.int64) * block_stride + inner * slot_stride
+        some = there[:, None] & (column < D)
+        k = tl.load(keys + at[:, None] + column, some, 0.0)  # [KEYS, WIDTH]
+        v = tl.load(values + at[:, None] + column, some, 0.0)
+        scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale  # to base 2
+        visible = key[None, :] <= position[:, None]
+        if window > 0:
+            visible &= key[None, :] > position[:, None] - window
+        scores = tl.where(visible, scores, -float("inf"))
+        new = tl.maximum(largest, tl.max(scores, 1))
+        shift = tl.where(new == -float("inf"), 0.0, new)
+        fade = tl.exp2(largest - shift)
+        weights = tl.exp2(scores - shift[:, None])  # [ROWS, KEYS]
+        weight = tl.fma(weight, fade, tl.sum(weights, 1))
+        total = tl.dot(weights.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
+        largest = new
+    return total, weight, largest
 
 
 @triton.jit
@@ -197,7 +216,7 @@ def _find(bounds, seqs, tile, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def _join(total, weight, largest, part, part_weight, part_largest):  # noqa: PLR0917
+def _join(total, weight, largest, part, part_weight, part_largest):
     """Sums [ROWS, D] and weights [ROWS] of the keys so far and of the next span."""
     new = tl.maximum(largest, part_largest)
     shift = tl.where(new == -float("inf"), 0.0, new)
@@ -209,7 +228,7 @@ def _join(total, weight, largest, part, part_weight, part_largest):  # noqa: PLR
 
 
 @triton.jit
-def _merge(  # noqa: PLR0917 - what a kernel is handed
+def _merge(
     sums, scales, z, contexts, window, spans,
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip

@@ -45,9 +45,10 @@ class _Tiles:
 
 
 _HALF_TILES = (  # from the fastest to the one with most programs
+    _Tiles(128, 256, 64, 8, 3),
     _Tiles(128, 128, 64, 8, 4),
     _Tiles(64, 128, 64, 4, 4),
-    _Tiles(64, 64, 64, 4, 5),
+    _Tiles(64, 64, 64, 4, 4),
     _Tiles(64, 32, 64, 4, 6),
 )
 _FLOAT_TILES = (_Tiles(64, 64, 32, 4, 3), _Tiles(64, 32, 32, 4, 4))
@@ -81,6 +82,7 @@ class Product:
         cuts = 1 if len(weight) >= _MANY_ROWS else min(_CUTS, -(-depth // _LEAST_PART))
         self._part = -(-depth // (cuts * 64)) * 64
         self._cuts = -(-depth // self._part)
+        self._described: dict[_Tiles, TensorDescriptor] = {}
         # Of each tile, how many of its parts are done; zero again when all are.
         self._done = torch.zeros(_PROGRAMS, dtype=torch.int32, device=weight.device)
 
@@ -99,12 +101,11 @@ class Product:
         if beside:
             width = 2 * self._out if self._gate >= 0 else self._out
             parts = torch.empty((self._cuts, rows, width), dtype=torch.float32, device=x.device)
-        w: Tensor | TensorDescriptor = self._weight
-        described = _is_aligned(x) and _is_aligned(self._weight)
-        source: Tensor | TensorDescriptor = x
-        if described:
+        source, w = x, self._weight
+        described = _is_aligned(x) and _is_aligned(w)
+        if described:  # tiles are read by the copy engine
             source = TensorDescriptor.from_tensor(x, [tiles.rows, tiles.depth])
-            w = TensorDescriptor.from_tensor(self._weight, [tiles.columns, tiles.depth])
+            w = self._weight_in(tiles)
         _product[(programs, self._cuts if beside else 1)](
             source, w, self._bias, y, parts, self._done, rows, x.stride(0), self._softcap,
             OUT=self._out, K=depth, PART=self._part, CUTS=self._cuts, BESIDE=beside,
@@ -115,11 +116,19 @@ class Product:
         )  # fmt: skip
         return y
 
+    def _weight_in(self, tiles: _Tiles) -> TensorDescriptor:
+        if tiles not in self._described:
+            shape = [tiles.columns, tiles.depth]
+            self._described[tiles] = TensorDescriptor.from_tensor(self._weight, shape)
+        return self._described[tiles]
+
     def _tiles(self, rows: int, dtype: torch.dtype) -> _Tiles:
         """The fastest tiles of which there are enough."""
-        choice = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
-        if self._gate >= 0:
+        choice: tuple[_Tiles, ...] = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
+        if self._gate >= 0 or self._cuts > 1:
             choice = choice[1:]  # two sums a program
+        if rows <= 64:
+            choice = choice[-2:]
         for tiles in choice:
             if tiles.count(rows, self._out) >= _PROGRAMS:
                 return tiles
@@ -132,7 +141,7 @@ def _is_aligned(matrix: Tensor) -> bool:
 
 
 @triton.jit
-def _product(  # noqa: PLR0917 - what a kernel is handed
+def _product(
     x, w, bias, y, parts, done, rows, x_stride, softcap,
     OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, CUTS: tl.constexpr,
     BESIDE: tl.constexpr, GATE: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIBED: tl.constexpr,
@@ -172,7 +181,7 @@ def _product(  # noqa: PLR0917 - what a kernel is handed
             x, w, rows, x_stride, first_row, first_column, 0,
             OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
         )  # fmt: skip
-        for cut in tl.static_range(1, CUTS):
+        for cut in range(1, CUTS):
             more, other = _part(
                 x, w, rows, x_stride, first_row, first_column, cut,
                 OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
@@ -193,7 +202,7 @@ def _product(  # noqa: PLR0917 - what a kernel is handed
 
 @triton.jit
 def _tile(rows, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """First row and column of this program's tile: eight tiles of rows share weights in the cache."""
+    """First row and column of this program's tile; eight tiles of rows share cached weights."""
     row_tiles, column_tiles = tl.cdiv(rows, ROWS), tl.cdiv(OUT, COLUMNS)
     number = tl.program_id(0)
     band = number // (8 * column_tiles)
@@ -204,7 +213,7 @@ def _tile(rows, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _part(  # noqa: PLR0917 - a part of the kernel above
+def _part(
     x, w, rows, x_stride, first_row, first_column, cut,
     OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATE: tl.constexpr,
     DESCRIBED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
@@ -228,7 +237,7 @@ def _part(  # noqa: PLR0917 - a part of the kernel above
 
 
 @triton.jit
-def _read(  # noqa: PLR0917 - a part of the kernel above
+def _read(
     matrix, first, count, k, stride, K: tl.constexpr,
     DESCRIBED: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip

@@ -45,10 +45,8 @@ def _run(
 
 
 @triton.jit
-def _add_norm(  # noqa: PLR0917 - what a kernel is handed
-    resid, y, y_gain, gain, out, y_eps, eps, D: tl.constexpr, BLOCK: tl.constexpr
-):
-    """resid += y, or y normed; out = resid, normed. What is None is left out."""
+def _add_norm(resid, y, y_gain, gain, out, y_eps, eps, D: tl.constexpr, BLOCK: tl.constexpr):
+    """Resid += y, or y normed; out = resid, normed. What is None is left out."""
     column = tl.arange(0, BLOCK)
     inside = column < D
     place = tl.program_id(0).to(tl.int64) * D + column

@@ -25,7 +25,7 @@ def turn_heads(spec: AttentionSpec, qkv: Tensor, turn: Turn, positions: Tensor) 
 
 
 @triton.jit
-def _turn(  # noqa: PLR0917 - what a kernel is handed
+def _turn(
     qkv, positions, q_gain, k_gain, cos, sin, q_eps, k_eps, stride,
     H: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -51,9 +51,7 @@ def _turn(  # noqa: PLR0917 - what a kernel is handed
 
 
 @triton.jit
-def _norm(  # noqa: PLR0917 - parts of the kernel above
-    x, other, gain, eps, column, partner, inside, turned, D: tl.constexpr
-):
+def _norm(x, other, gain, eps, column, partner, inside, turned, D: tl.constexpr):
     if gain is not None:
         scale = tl.rsqrt(tl.sum(x * x, 0) / D + eps)
         x = x * scale * tl.load(gain + column, inside, 0.0)

@@ -41,17 +41,13 @@ def unembed(weight: Tensor, softcap: float | None) -> Unembed:
 
 
 def _join(parts: list[LogitRows]) -> LogitRows:
-    values, ids, log_totals, kept = map(
-        torch.cat, zip(*(part[:4] for part in parts), strict=True)
-    )
+    values, ids, log_totals, kept = map(torch.cat, zip(*(part[:4] for part in parts), strict=True))
     chosen = [part.targets for part in parts if part.targets is not None]
     targets = Targets(*map(torch.cat, zip(*chosen, strict=True))) if chosen else None
     return LogitRows(values, ids, log_totals, kept, targets)
 
 
-def _look_through(
-    logits: Tensor, count: int, keep: list[int], targets: Tensor | None
-) -> LogitRows:
+def _look_through(logits: Tensor, count: int, keep: list[int], targets: Tensor | None) -> LogitRows:
     rows, d_vocab = logits.shape
     parts = -(-d_vocab // _PART)
     chunks = parts * (_PART // _CHUNK)
@@ -103,11 +99,12 @@ def _look_at(logits: Tensor, targets: Tensor, entropies: Tensor) -> Targets:
 
 
 @triton.jit
-def _scan(
-    logits, keys, sums, D_VOCAB: tl.constexpr, PART: tl.constexpr, CHUNK: tl.constexpr
-):
-    """A part of a row: the largest key of each chunk; of the part the largest entry, the sum of
-    exp(entry - largest), and of that times (entry - largest)."""
+def _scan(logits, keys, sums, D_VOCAB: tl.constexpr, PART: tl.constexpr, CHUNK: tl.constexpr):
+    """A part of a row: the largest key of each chunk, and three sums of the part.
+
+    They are its largest entry, the sum of exp(entry - largest), and of that times
+    (entry - largest).
+    """
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     chunks: tl.constexpr = PART // CHUNK
     chunk = part * chunks + tl.arange(0, chunks)
