@@ -11,6 +11,7 @@ from headstream.model.attention.base import AttentionBackend
 from headstream.model.attention.cuda import CudaAttention
 from headstream.model.attention.native import NativeAttention
 from headstream.model.attention.sdpa import SdpaAttention
+from headstream.model.attention.whole import WholeAttention
 from headstream.model.batch import FINAL, PackedBatch, StepOutput, Taps
 from headstream.model.families.base import Model
 from headstream.model.heads import finish_rows
@@ -89,4 +90,4 @@ def _attention(model: Model, cache: KVCache, kernels: Kernels) -> AttentionBacke
         return CudaAttention(specs, cache)
     if kernels.attend is not None and all(supports(spec, cache.block_size) for spec in specs):
         return NativeAttention(specs, cache, kernels.attend)
-    return SdpaAttention(specs, cache)
+    return SdpaAttention(specs, cache) if model.config.causal else WholeAttention(specs)

@@ -40,8 +40,9 @@ class CudaAttention:
             spec = self._specs[layer]
             k_pool, v_pool = self._cache.layer(layer)
             z = torch.empty_like(q)
+            reach = spec.window - 1 if spec.window else -1
             arguments: dict[str, Any] = {
-                "window_size": (spec.window - 1, 0) if spec.window else (-1, 0),
+                "window_size": (reach, 0 if spec.causal else reach),
                 "scale": spec.scale,
                 "enable_gqa": spec.n_heads != spec.n_kv_heads,
                 "seqused_k": batch.context_lens,

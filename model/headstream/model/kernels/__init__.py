@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from headstream.model.kernels import attend, gate, linear, norm, turn_heads, unembed
+from headstream.model.kernels import attend, gate, layer_norm, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.gate import Gate
+from headstream.model.kernels.layer_norm import LayerNorm, NativeLayerNorm, PostNorm
 from headstream.model.kernels.linear import MakeGated, MakeLinear, NativeLinear
 from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.panels import PackPanels
@@ -37,6 +38,8 @@ class Kernels:
     rms_norm: RmsNorm
     add: Add
     add_norm: AddNorm
+    layer_norm: LayerNorm
+    post_norm: PostNorm
     turn_heads: TurnHeads
     gate: Gate
     unembed: MakeUnembed
@@ -50,6 +53,8 @@ TORCH_KERNELS = Kernels(
     rms_norm=norm.rms_norm_torch,
     add=norm.add_torch,
     add_norm=norm.add_norm_torch,
+    layer_norm=layer_norm.layer_norm_torch,
+    post_norm=layer_norm.post_norm_torch,
     turn_heads=turn_heads.turn_heads_torch,
     gate=gate.gate_torch,
     unembed=unembed.make_unembed_torch,
@@ -72,6 +77,7 @@ def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernel
         native_gate = gate.load_native(cache_dir)
         pack = PackPanels(cache_dir, int8=int8)
         linears, norms = NativeLinear(cache_dir, pack, native_gate), NativeNorm(cache_dir)
+        layer_norms = NativeLayerNorm(cache_dir)
         return Kernels(
             name="native",
             linear=linears.linear,
@@ -79,6 +85,8 @@ def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernel
             rms_norm=norms.rms_norm,
             add=norms.add,
             add_norm=norms.add_norm,
+            layer_norm=layer_norms.layer_norm,
+            post_norm=layer_norms.post_norm,
             turn_heads=turn_heads.load_native(cache_dir),
             gate=native_gate,
             unembed=NativeUnembed(cache_dir, pack),
