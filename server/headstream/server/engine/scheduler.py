@@ -175,7 +175,7 @@ class Scheduler:
         """Start waiting sequences, first come first served, while rows and blocks are free."""
         admitted: list[Sequence] = []
         for sequence in self._waiting:
-            if not plan.budget or self.num_running == self._max_num_seqs:
+            if plan.budget <= 0 or self.num_running == self._max_num_seqs:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
                 continue
@@ -266,7 +266,9 @@ class _Plan:
         self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
 
     def budget_for(self, sequence: Sequence) -> int:
-        """Rows left for a sequence."""
+        """Rows left for a sequence. One that cannot be cut has a step of its own, if it is long."""
+        if sequence.is_whole and not self.rows:
+            return max(self.budget, sequence.num_tokens)
         if sequence.scores_whole_rows:
             return min(self.budget, self._whole_budget)
         return self.budget
