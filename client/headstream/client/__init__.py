@@ -29,6 +29,7 @@ from headstream.client._errors import (
 )
 from headstream.client._generation import AsyncGeneration, Generation
 from headstream.client._results import (
+    EmbeddingDefaults,
     Fingerprint,
     Limits,
     ModelInfo,
@@ -55,6 +56,7 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbeddingDefaults",
     "ErrorDetails",
     "FailedItem",
     "FailedPrecondition",

@@ -66,10 +66,11 @@ class Embedder:
         try:
             spans = parse_spans(f"{field}.spans", message.spans)
             parsed = parse_input(f"{field}.input", message.input, limits, truncate=options.truncate)
-            tokens = await tokenize(self._model, parsed)
+            prompt = options.prompt_of(parsed)
+            tokens = await tokenize(self._model, parsed, prompt)
             kept = cut_tokens(tokens, limits.max_model_len) if options.truncate else tokens
             check_length(f"{field}.input", len(kept), limits)
-            positions = pool_positions(field, kept, spans, options.unit, options.pooling)
+            positions = pool_positions(field, kept, spans, options.unit, options.pooling, prompt)
         except InvalidRequest as error:
             return error
         truncated = parsed.cut or len(kept) < len(tokens)
@@ -77,7 +78,7 @@ class Embedder:
 
     async def _run(self, ticket: Ticket, item: _Item) -> pb.EmbedResult:
         options = self._options
-        pool = PoolSpec(layer=options.layer, kind=options.pooling, spans=item.positions)
+        pool = PoolSpec(layer=options.layer, kind=options.pooling.kind, spans=item.positions)
         pooled: WireTensor | None = None
         events = run_sequence(
             self._model, self._metrics, ticket, item.tokens.ids, outputs=Outputs(pool=pool)

@@ -17,6 +17,7 @@ from headstream.server.errors import (
     EngineUnavailable,
     ModelLoading,
     ModelNotFound,
+    NotServed,
 )
 from headstream.server.limits import Limits, resolve_limits
 from headstream.server.session_tokens import AllSessions
@@ -118,3 +119,16 @@ class Models:
         if model.loaded is None or not model.serving:
             raise ModelLoading("the model is being loaded")
         return model.loaded
+
+    def get_for_logits(self, name: str, method: str) -> LoadedModel:
+        """The same, for a method that needs next-token logits.
+
+        Raises:
+            NotServed: The model gives vectors only.
+        """
+        model = self.get(name)
+        if not model.ready.unembeds:
+            raise NotServed(
+                f"{method}: {model.name!r} ({model.ready.architecture}) gives no logits, only vectors"
+            )
+        return model
