@@ -57,13 +57,14 @@ class ServedModel:
         if ready is None:
             raise EngineStartError(f"{self.name}: the engine started without saying what it holds")
         tokenizer = await asyncio.to_thread(TextTokenizer.from_directory, Path(ready.directory))
-        self.handle.teach(
-            Vocabulary(
-                tokens=await asyncio.to_thread(tokenizer.surfaces.list, ready.d_vocab),
-                special_ids=tuple(sorted(tokenizer.surfaces.special_ids)),
-                eos_ids=ready.eos_ids,
+        if ready.unembeds:
+            self.handle.teach(
+                Vocabulary(
+                    tokens=await asyncio.to_thread(tokenizer.surfaces.list, ready.d_vocab),
+                    special_ids=tuple(sorted(tokenizer.surfaces.special_ids)),
+                    eos_ids=ready.eos_ids,
+                )
             )
-        )
         limits = resolve_limits(settings, ready)
         self.loaded = LoadedModel(
             name=self.name,
