@@ -88,19 +88,17 @@ def test_spans_are_counted_from_the_end_of_the_prompt(
     unit: OffsetUnit, span: tuple[int, int]
 ) -> None:
     """The prompt is "née": four bytes, three characters."""
-    found = pool_positions("inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), "née")
+    found = pool_positions("inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), prompt="née")
     assert found == ((3, 4), (3, 4, 5))
 
 
-def test_tokens_of_a_prompt_are_left_out_where_the_model_does_so() -> None:
-    def pooled(kind: PoolKind, prompt: str) -> tuple[int, ...]:
-        rule = PoolRule(kind, special=True, prompt=False)
-        return pool_positions("inputs[0]", TOKENS, [], "byte", rule, prompt)[0]
+def test_pooling_begins_behind_the_prompt_where_the_model_wants_it() -> None:
+    def pooled(kind: PoolKind, first: int) -> tuple[int, ...]:
+        rule = PoolRule(kind, special=True)
+        return pool_positions("inputs[0]", TOKENS, [], "byte", rule, prompt="née", first=first)[0]
 
-    assert pooled("mean", "née") == (3, 4, 5)
-    assert pooled("mean", "né") == (2, 3, 4, 5)
-    assert pooled("mean", "n") == (1, 2, 3, 4, 5), "a token of both is of the text"
-    assert pooled("cls", "née") == (3,)
-    assert pooled("last", "née") == (5,)
+    assert pooled("mean", 3) == (3, 4, 5)
+    assert pooled("cls", 3) == (3,)
+    assert pooled("last", 3) == (5,)
     with pytest.raises(InvalidRequest, match="no token is left"):
-        pooled("mean", "née日x")
+        pooled("mean", 6)

@@ -39,6 +39,7 @@ class VectorOptions:
     truncate: bool
     unit: OffsetUnit
     prompt: str
+    pool_prompt: bool  # its tokens are pooled with those of the text
     prompt_field: str  # where the request asks for it; empty: it is the model's default
 
     @property
@@ -82,16 +83,17 @@ def parse_options(
         truncate=options.truncate,
         unit=_UNITS[options.offset_unit],
         prompt=prompt,
+        pool_prompt=defaults.pool_prompt,
         prompt_field=prompt_field,
     )
 
 
 def _parse_pooling(field: str, pooling: int, defaults: EmbeddingDefaults) -> PoolRule:
     if pooling == pb.POOLING_UNSPECIFIED:
-        return PoolRule(defaults.pooling, defaults.pool_special, defaults.pool_prompt)
+        return PoolRule(defaults.pooling, defaults.pool_special)
     if pooling not in _POOLING:
         raise InvalidRequest(field, "unknown value")
-    return PoolRule(_POOLING[pooling], prompt=defaults.pool_prompt)
+    return PoolRule(_POOLING[pooling])
 
 
 def _parse_prompt(

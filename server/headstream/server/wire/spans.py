@@ -20,7 +20,6 @@ class PoolRule:
 
     kind: PoolKind
     special: bool = False  # mean and max go over special tokens too
-    prompt: bool = True  # and over those of the prompt
 
 
 def parse_spans(field: str, spans: Sequence[pb.Span]) -> tuple[Range, ...]:
@@ -37,19 +36,20 @@ def pool_positions(
     spans: Sequence[Range],
     unit: OffsetUnit,
     rule: PoolRule,
+    *,
     prompt: str = "",
+    first: int = 0,
 ) -> tuple[tuple[int, ...], ...]:
     """For each vector the positions of its rows, ascending.
 
     A span has every token whose range overlaps it; special ones never do. Last and cls take the one
-    row they name. Without spans there is one vector, for the whole text. ``prompt`` is what the
-    tokens have read before the text, from which spans are counted.
+    row they name. Without spans there is one vector, for the whole text from the position ``first``
+    on. Spans are counted from the end of the ``prompt``, which the tokens have read before the text.
     """
     if not spans:
-        first = 0 if rule.prompt else _num_within(tokens, len(prompt.encode()))
         whole = _choose(tokens, range(first, len(tokens)), rule)
         if not whole:
-            raise InvalidRequest(field, "no token is left to pool: all are special or of a prompt")
+            raise InvalidRequest(field, "no token is left to pool: all are special, or of the prompt")
         return (whole,)
     ranges = tokens.byte_ranges if unit == "byte" else tokens.char_ranges
     before = len(prompt.encode() if unit == "byte" else prompt)
@@ -64,12 +64,6 @@ def pool_positions(
             raise InvalidRequest(f"{field}.spans[{i}]", f"[{start}, {end}) holds no token")
         found.append(_choose(tokens, covered, rule))
     return tuple(found)
-
-
-def _num_within(tokens: TokenizedText, num_bytes: int) -> int:
-    """How many of the first tokens end within the first bytes."""
-    ends = (end for _, end in tokens.byte_ranges)
-    return next((i for i, end in enumerate(ends) if end > num_bytes), len(tokens))
 
 
 def _choose(tokens: TokenizedText, covered: Sequence[int], rule: PoolRule) -> tuple[int, ...]:
