@@ -15,7 +15,7 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import FINAL, Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import TORCH_KERNELS
-from headstream.model.kernels.linear import Linear, compose_gated
+from headstream.model.kernels.linear import Linear, compose_activated, compose_gated
 from headstream.model.kernels.unembed import make_unembed_torch
 from headstream.model.layers.linear import LinearWeights
 
@@ -23,6 +23,11 @@ from headstream.model.layers.linear import LinearWeights
 def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """A linear without any packing."""
     return lambda x: F.linear(x, weight, bias)
+
+
+def plain_activated(weights: LinearWeights, activation: str) -> Linear:
+    """The activation over a linear without any packing."""
+    return compose_activated(weights, activation, plain_linear, TORCH_KERNELS.gate)
 
 
 def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
@@ -33,6 +38,7 @@ def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Line
 PLAIN_KERNELS = replace(
     TORCH_KERNELS,
     linear=plain_linear,
+    activated=plain_activated,
     gated=plain_gated,
     unembed=partial(make_unembed_torch, make_linear=plain_linear),
 )

@@ -16,7 +16,7 @@ from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.gate import Gate
 from headstream.model.kernels.layer_norm import LayerNorm, NativeLayerNorm, PostNorm
-from headstream.model.kernels.linear import MakeGated, MakeLinear, NativeLinear
+from headstream.model.kernels.linear import MakeActivated, MakeGated, MakeLinear, NativeLinear
 from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.panels import PackPanels
 from headstream.model.kernels.turn_heads import TurnHeads
@@ -34,6 +34,7 @@ class Kernels:
 
     name: str  # native | torch
     linear: MakeLinear
+    activated: MakeActivated
     gated: MakeGated
     rms_norm: RmsNorm
     add: Add
@@ -49,6 +50,7 @@ class Kernels:
 TORCH_KERNELS = Kernels(
     name="torch",
     linear=linear.make_linear_torch,
+    activated=linear.make_activated_torch,
     gated=linear.make_gated_torch,
     rms_norm=norm.rms_norm_torch,
     add=norm.add_torch,
@@ -65,6 +67,7 @@ TORCH_KERNELS = Kernels(
 TORCH_INT8_KERNELS = replace(
     TORCH_KERNELS,
     linear=linear.make_linear_int8_torch,
+    activated=linear.make_activated_int8_torch,
     gated=linear.make_gated_int8_torch,
     unembed=unembed.make_unembed_int8_torch,
 )
@@ -81,6 +84,7 @@ def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernel
         return Kernels(
             name="native",
             linear=linears.linear,
+            activated=linears.activated,
             gated=linears.gated,
             rms_norm=norms.rms_norm,
             add=norms.add,
