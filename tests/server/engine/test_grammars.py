@@ -221,6 +221,15 @@ def test_without_a_vocabulary_grammars_are_refused(tiny_gemma: Path, cache_dir: 
     assert trace.news[sequence_id].finish == "refused"
 
 
+def test_where_no_token_ends_a_text_grammars_are_refused(tiny_gemma: Path, cache_dir: Path) -> None:
+    trace = Trace(tiny_gemma, cache_dir)
+    trace.core.handle(Vocabulary(tokens=TOKENS, special_ids=(0, 1, 2), eos_ids=()))
+    refused = trace.submit(PROMPT, 5, grammar=DATE)
+    free = trace.submit(PROMPT, 5)
+    trace.run()
+    assert (trace.news[refused].finish, trace.news[free].finish) == ("refused", "length")
+
+
 def test_an_aborted_sequence_is_not_waited_for(trace: Trace) -> None:
     sequence_id = trace.submit(PROMPT, 5, grammar=DATE)
     trace.core.handle(Abort(sequence_id))

@@ -76,7 +76,12 @@ class Grammars:
         return bool(self._open)
 
     def learn(self, vocabulary: Vocabulary) -> None:
-        """Take the bytes of all tokens, once."""
+        """Take the bytes of all tokens, once.
+
+        Where no token ends a text no grammar can, so all are refused.
+        """
+        if not vocabulary.eos_ids:
+            return
         self._tokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Tokens(vocabulary)),
             n_vocab=len(vocabulary.tokens),
@@ -100,7 +105,7 @@ class Grammars:
 
     def _make(self, grammar: str) -> Matcher:
         if self._tokenizer is None:
-            raise ValueError("the tokens of the model are not known")
+            raise ValueError("the tokens of the model are not known, or none of them ends a text")
         return Matcher(self._tokenizer, grammar)
 
 
