@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -65,12 +66,13 @@ def server(checkpoint: Path) -> Generator[Server]:
 def greedy(checkpoint: Path) -> Any:
     """Text -> the text that transformers' greedy decoding puts behind it."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    auto: Any = transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(checkpoint, dtype=torch.float32)
 
     def run(text: str, count: int) -> str:
         ids = tokenizer(text, return_tensors="pt").input_ids[:, count - CONTEXT :]
         whole = model.generate(ids, max_new_tokens=count, do_sample=False, pad_token_id=1)
-        return tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+        return str(tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True))
 
     return run
 
@@ -144,13 +146,14 @@ def write_task(
 @pytest.fixture(scope="module")
 def both(checkpoint: Path, server: Server, tasks: Path) -> tuple[Any, Any]:
     """The results of `hf` and of `headstream` on all tasks."""
-    import lm_eval
+    from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    import headstream.client.lm_eval  # noqa: F401 - registers the model
+    importlib.import_module("headstream.client.lm_eval")  # tells lm_eval of the model
+    evaluate: Any = simple_evaluate
 
     def run(model: str, **arguments: Any) -> Any:
-        return lm_eval.simple_evaluate(
+        return evaluate(
             model=model,
             model_args=arguments,
             tasks=["choices", "pages", "whole", "cut"],
@@ -166,7 +169,7 @@ def both(checkpoint: Path, server: Server, tasks: Path) -> tuple[Any, Any]:
         return theirs, run("headstream", target=server.address)
 
 
-def answers(results: Any, task: str) -> list[Any]:
+def responses(results: Any, task: str) -> list[Any]:
     """What the model answered, document by document."""
     return [sample["resps"] for sample in results["samples"][task]]
 
@@ -174,7 +177,9 @@ def answers(results: Any, task: str) -> list[Any]:
 def test_choices_equal_hf(both: tuple[Any, Any]) -> None:
     theirs, ours = both
     flags = set()
-    for expected, found in zip(answers(theirs, "choices"), answers(ours, "choices"), strict=True):
+    for expected, found in zip(
+        responses(theirs, "choices"), responses(ours, "choices"), strict=True
+    ):
         for [(logprob, greedy)], [(our_logprob, our_greedy)] in zip(expected, found, strict=True):
             assert our_logprob == pytest.approx(logprob, abs=1e-4)
             assert our_greedy is greedy
@@ -187,7 +192,7 @@ def test_choices_equal_hf(both: tuple[Any, Any]) -> None:
 def test_perplexity_equals_hf(both: tuple[Any, Any]) -> None:
     theirs, ours = both
     for [[expected]], [[found]] in zip(
-        answers(theirs, "pages"), answers(ours, "pages"), strict=True
+        responses(theirs, "pages"), responses(ours, "pages"), strict=True
     ):
         assert found == pytest.approx(expected, abs=1e-4, rel=1e-6)
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
@@ -198,10 +203,10 @@ def test_perplexity_equals_hf(both: tuple[Any, Any]) -> None:
 def test_continuations_equal_hf(both: tuple[Any, Any]) -> None:
     theirs, ours = both
     for task in ("whole", "cut"):
-        assert answers(ours, task) == answers(theirs, task)
+        assert responses(ours, task) == responses(theirs, task)
         assert ours["results"][task] == theirs["results"][task]
     assert ours["results"]["whole"]["exact_match,none"] == pytest.approx(4 / 5)
-    assert answers(ours, "whole") != answers(ours, "cut")
+    assert responses(ours, "whole") != responses(ours, "cut")
 
 
 def test_results_say_which_numbers_they_are(both: tuple[Any, Any], server: Server) -> None:
@@ -239,7 +244,7 @@ def test_command_line(both: tuple[Any, Any], server: Server, tasks: Path, tmp_pa
     assert results["cut"]["exact_match,none"] == both[0]["results"]["cut"]["exact_match,none"]
 
 
-def instances(kind: str, requests: list[Any]) -> list[Any]:
+def instances(kind: Any, requests: list[Any]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     return [Instance(kind, {}, arguments, index) for index, arguments in enumerate(requests)]
@@ -256,11 +261,12 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_odd_requests_equal_hf(checkpoint: Path, server: Server, options: dict[str, Any]) -> None:
     """Spaces at seams, no context, marks spelled out, and everything around the context's end."""
-    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models import huggingface
 
     from headstream.client.lm_eval import HeadstreamLM
 
-    theirs = HFLM(str(checkpoint), dtype="float32", device="cpu", **options)
+    hf: Any = huggingface.HFLM
+    theirs = hf(str(checkpoint), dtype="float32", device="cpu", **options)
     ours = HeadstreamLM(server.address, **options)
     rng = random.Random(9)
     pairs = [
@@ -278,11 +284,8 @@ def test_odd_requests_equal_hf(checkpoint: Path, server: Server, options: dict[s
         (words(rng, 90), " " + words(rng, 20)),
     ]
     requests = instances("loglikelihood", pairs)
-    expected = theirs.loglikelihood(requests, disable_tqdm=True)
-    found = ours.loglikelihood(requests, disable_tqdm=True)
-    for pair, (logprob, greedy), (our_logprob, our_greedy) in zip(
-        pairs, expected, found, strict=True
-    ):
+    answers = (model.loglikelihood(requests, disable_tqdm=True) for model in (theirs, ours))
+    for pair, (logprob, greedy), (our_logprob, our_greedy) in zip(pairs, *answers, strict=True):
         assert our_logprob == pytest.approx(logprob, abs=1e-4), pair
         assert our_greedy is greedy, pair
 

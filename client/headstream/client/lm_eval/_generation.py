@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lm_eval.models.utils import (
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-)
+from lm_eval.models import utils
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +35,7 @@ class Continuation:
 
     def cut(self, text: str) -> str:
         """The text up to the first of `until`."""
-        cut: str = postprocess_generated_text(text, list(self.until), None)
+        cut: str = utils.postprocess_generated_text(text, list(self.until), None)
         return cut
 
 
@@ -54,8 +50,8 @@ def parse(gen_kwargs: Mapping[str, Any], *, max_new_tokens: int, eos_text: str) 
     Raises:
         ValueError: They ask for what is not there, such as beams.
     """
-    given: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, max_new_tokens))
-    until: list[str] = handle_stop_sequences(given.pop("until"), eos=eos_text)
+    given: dict[str, Any] = {**utils.normalize_gen_kwargs(dict(gen_kwargs), max_new_tokens)}
+    until: list[str] = utils.handle_stop_sequences(given.pop("until"), eos=eos_text)
     count: int = given.pop("max_gen_toks")
     sampled: bool = given.pop("do_sample")
     sampling: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
+from lm_eval.api.registry import model_registry
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
@@ -25,7 +25,6 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 
-@register_model("headstream")
 class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     """A model that a Headstream server serves.
 
@@ -139,8 +138,8 @@ class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         one = super().loglikelihood  # splits the text, then calls `_loglikelihood_tokens`
 
         def score(request: Instance) -> tuple[float, bool]:
-            [answer] = one([request], disable_tqdm=True)
-            return cast("tuple[float, bool]", answer)
+            answer: tuple[float, bool] = one([request], disable_tqdm=True)[0]
+            return answer
 
         answers = self._each(score, requests, "loglikelihood", quiet=disable_tqdm)
         return self._keep("loglikelihood", requests, answers)
@@ -149,7 +148,7 @@ class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         self, requests: Sequence[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-likelihood of each whole text, in windows of the context's length."""
-        texts = [request.args[0] for request in requests]
+        texts: list[str] = [request.args[0] for request in requests]
         encoded = self._each(self.tok_encode, texts, "tokenizing", quiet=disable_tqdm)
         windows: list[tuple[int, list[int], list[int]]] = []  # whose, what it reads, what it scores
         for index, token_ids in enumerate(encoded):
@@ -171,7 +170,8 @@ class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
         """The continuation of each context, up to a stop string."""
 
         def run(request: Instance) -> str:
-            return self._continue(*request.args)
+            context, gen_kwargs = cast("tuple[str, dict[str, Any]]", request.args)
+            return self._continue(context, gen_kwargs)
 
         texts = self._each(run, requests, "generate_until", quiet=disable_tqdm)
         return self._keep("generate_until", requests, texts)
@@ -250,5 +250,8 @@ class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
     ) -> list[ResultT]:
         """Give the answers to the cache of `--use_cache`, and back."""
         for request, answer in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial(method, request.args, answer)
+            self.cache_hook.add_partial(method, cast("tuple[Any, ...]", request.args), answer)
         return answers
+
+
+model_registry.register("headstream", target=HeadstreamLM)
