@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tomllib
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,16 @@ def test_command_line(both: tuple[Any, Any], server: Server, tasks: Path, tmp_pa
     for task, metric in (("choices", "acc,none"), ("choices", "acc_norm,none")):
         assert results[task][metric] == both[0]["results"][task][metric]
     assert results["cut"]["exact_match,none"] == both[0]["results"]["cut"]["exact_match,none"]
+
+
+def test_the_entry_point_names_the_class() -> None:
+    """By the name it is registered under, or releases that read it would see two models."""
+    from headstream.client.lm_eval import HeadstreamLM
+
+    document = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert document["project"]["entry-points"]["lm_eval.models"] == {
+        "headstream": f"{HeadstreamLM.__module__}:{HeadstreamLM.__qualname__}"
+    }
 
 
 def instances(kind: Any, requests: list[Any]) -> list[Any]:

@@ -30,7 +30,8 @@ class HeadstreamLM(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     Texts become tokens on the server, and are joined, cut and scored as `lm_eval`'s own `hf` model
     does it, so that both give the same results for the same weights. Chat templates
-    (`--apply_chat_template`) are not supported.
+    (`--apply_chat_template`) are not supported. A text that has more bytes than the server takes
+    (its `max_text_bytes`: by default 8 for each token of context) is refused, not cut.
 
     Where the server asks for a bearer token it is taken from `HEADSTREAM_TOKEN`, since the
     arguments below are written into the results.
