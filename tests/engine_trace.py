@@ -38,29 +38,65 @@ DTYPES = [
 ]
 
 
-def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
-    """A random Gemma 3 with GQA, both layer types and a window shorter than the texts."""
+_SIZES: dict[str, Any] = {
+    "vocab_size": D_VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+    "initializer_range": 0.3,
+}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": (
+        "gpt2",
+        {
+            "vocab_size": D_VOCAB,
+            "n_embd": 64,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 1024,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            "initializer_range": 0.3,
+        },
+    ),
+    "llama": ("llama", _SIZES),
+    "gemma3": (  # both layer types, and a window shorter than the texts
+        "gemma3_text",
+        _SIZES
+        | {
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 16,
+        },
+    ),
+}
+"""Of every family a small model, with grouped query heads where the family has them."""
+
+
+def save_tiny(family: str, directory: Path, **changes: Any) -> Path:
+    """A random model of a family."""
     torch.manual_seed(7)
-    settings: dict[str, Any] = {
-        "vocab_size": D_VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "sliding_window": 24,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "max_position_embeddings": 2048,
-        "query_pre_attn_scalar": 16,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "initializer_range": 0.3,
-        **changes,
-    }
-    config = transformers.Gemma3TextConfig(**settings)
-    transformers.Gemma3ForCausalLM(config).eval().save_pretrained(directory)
+    model_type, settings = FAMILIES[family]
+    auto_config: Any = transformers.AutoConfig
+    auto_model: Any = transformers.AutoModelForCausalLM
+    model = auto_model.from_config(auto_config.for_model(model_type, **settings | changes))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.3)
+    model.eval().save_pretrained(directory)
     return directory
+
+
+def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
+    """A random Gemma 3."""
+    return save_tiny("gemma3", directory, **changes)
 
 
 @dataclass
@@ -90,6 +126,7 @@ class Trace:
         self.core = EngineCore(self.runner, self.scheduler, self._take)
         self.news: dict[int, News] = {}
         self.reports: list[StepReport] = []
+        self.chunks_evicted = 0
         self._ids = itertools.count(1)
 
     @property
@@ -145,13 +182,20 @@ class Trace:
         self.core.handle(Fork(branch_id, twin_id))
         return twin_id
 
+    def step(self) -> None:
+        """One step, after which the pool is as it must be."""
+        chunks = self.scheduler.cache._chunks
+        before = set(chunks)
+        self.core.step()
+        self.scheduler.check_integrity()
+        self.chunks_evicted += len(before - chunks.keys())
+
     def run(self, max_steps: int = 5000) -> None:
-        """Step until nothing is left to do, checking the pool on the way."""
+        """Step until nothing is left to do."""
         for _ in range(max_steps):
             if not self.core.has_work:
                 break
-            self.core.step()
-            self.scheduler.check_integrity()
+            self.step()
         assert not self.core.has_work, "the engine does not come to an end"
 
 
