@@ -38,7 +38,8 @@ from headstream.server.engine.messages import (
 )
 from headstream.server.engine.packing import Packed, pack
 from headstream.server.engine.report import Frames
-from headstream.server.engine.scheduler import Schedule, Scheduler
+from headstream.server.engine.plan import Schedule
+from headstream.server.engine.scheduler import Scheduler
 from headstream.server.engine.sequence import Sequence
 
 Send = Callable[[FromEngine, Frames], None]
@@ -108,7 +109,10 @@ class EngineCore:
     def _submit(self, spec: Submit) -> None:
         sequence = Sequence(spec, arrival_ns=time.monotonic_ns())
         if not spec.token_ids or not self._scheduler.fits(sequence):
-            error = f"sequence of {sequence.max_tokens} tokens does not fit the KV memory"
+            error = (
+                f"sequence of {sequence.max_tokens} tokens, with {len(spec.siblings)} siblings, "
+                "does not fit the KV memory or a step"
+            )
             self._refused.append(Delta(spec.id, finish="error", error=error))
         elif spec.grammar:
             self._compiling[spec.id] = sequence
@@ -139,6 +143,8 @@ class EngineCore:
                 self._refused.append(Delta(sequence_id, finish="refused", error=repr(outcome)))
             else:
                 sequence.matcher = outcome
+                for sibling in sequence.siblings:
+                    sibling.matcher = outcome.copy()
                 self._scheduler.add(sequence)
 
     def _lookup(self, message: Lookup) -> None:
