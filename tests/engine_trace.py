@@ -172,7 +172,7 @@ class Trace:
     def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
         """Hand a sequence to the core; its id. ``spec``: what else a :class:`Submit` takes."""
         sequence_id = next(self._ids)
-        self.news[sequence_id] = News()
+        self.news[sequence_id] = News([*spec.get("output_ids", ())])
         self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
 

@@ -69,7 +69,32 @@ def preempted(case: Case) -> list[News]:
     return [trace.news[sequence_id] for sequence_id in ids]
 
 
-SITUATIONS: list[Situation] = [in_a_crowd, in_chunks, from_the_cache, preempted]
+def taken_up_again(case: Case) -> list[News]:
+    """An engine is gone after 17 tokens, another goes on; what is left out is what was told."""
+    gone = case.trace()
+    sequence_id = gone.submit(**REQUESTS["generate"])
+    while len(gone.news[sequence_id].token_ids) < 17:
+        gone.step()
+    told = gone.news[sequence_id]
+    trace = case.trace(max_num_batched_tokens=260, max_num_seqs=4)
+    trace.submit(text(1, 99), 20)
+    # The row of the last token is computed one step after it: that token is generated again.
+    output_ids = tuple(told.token_ids[:16])
+    news = alone(trace, [REQUESTS["generate"] | {"output_ids": output_ids}])[0]
+    news.logits = told.logits[:16] + news.logits
+    assert not told.rows.keys() & news.rows.keys()
+    news.rows |= told.rows
+    others = [request for name, request in REQUESTS.items() if name != "generate"]
+    return [news, *alone(trace, others)]
+
+
+SITUATIONS: list[Situation] = [
+    in_a_crowd,
+    in_chunks,
+    from_the_cache,
+    preempted,
+    taken_up_again,
+]
 
 
 def differing(news: list[News], lone: list[News]) -> list[str]:

@@ -7,6 +7,7 @@ matcher when it is preempted: what it has generated stays, and so does its place
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
@@ -55,12 +56,15 @@ class Matcher:
             return "dead_end"
         return "stop" if self._matcher.is_stopped() else None
 
-
     def copy(self) -> Matcher:
         """The same place, for another sequence."""
         twin = copy.copy(self)
         twin._matcher, twin._words = self._matcher.deep_copy(), self._words.copy()
         return twin
+
+
+class OffGrammarError(ValueError):
+    """The tokens that a sequence begins with end the text, or are none that may come."""
 
 
 class Grammars:
@@ -83,9 +87,9 @@ class Grammars:
             eos_token=list(vocabulary.eos_ids),
         )
 
-    def compile(self, sequence_id: int, grammar: str) -> None:
-        """Begin to compile; :meth:`take_ready` gives the outcome."""
-        self._open[sequence_id] = self._thread.submit(self._make, grammar)
+    def compile(self, sequence_id: int, grammar: str, token_ids: Iterable[int] = ()) -> None:
+        """Begin to compile, and to follow these tokens; :meth:`take_ready` gives the outcome."""
+        self._open[sequence_id] = self._thread.submit(self._make, grammar, token_ids)
 
     def drop(self, sequence_id: int) -> None:
         """Nobody wants it any more."""
@@ -98,10 +102,14 @@ class Grammars:
         done = [sequence_id for sequence_id, future in self._open.items() if future.done()]
         return [(sequence_id, _outcome(self._open.pop(sequence_id))) for sequence_id in done]
 
-    def _make(self, grammar: str) -> Matcher:
+    def _make(self, grammar: str, token_ids: Iterable[int]) -> Matcher:
         if self._tokenizer is None:
             raise ValueError("the tokens of the model are not known")
-        return Matcher(self._tokenizer, grammar)
+        matcher = Matcher(self._tokenizer, grammar)
+        for index, token_id in enumerate(token_ids):
+            if matcher.take(token_id) is not None:
+                raise OffGrammarError(f"token {index}: {token_id}")
+        return matcher
 
 
 def _outcome(future: Future[Matcher]) -> Matcher | Exception:
