@@ -19,6 +19,7 @@ from headstream.server.engine.messages import (
     Abort,
     Append,
     Delta,
+    FinishReason,
     Flow,
     Fork,
     Frame,
@@ -140,7 +141,8 @@ class EngineCore:
         for sequence_id, outcome in self._grammars.take_ready(block=idle):
             sequence = self._compiling.pop(sequence_id)
             if isinstance(outcome, Exception):
-                finish = "off_grammar" if isinstance(outcome, OffGrammarError) else "refused"
+                off = isinstance(outcome, OffGrammarError)
+                finish: FinishReason = "off_grammar" if off else "refused"
                 self._refused.append(Delta(sequence_id, finish=finish, error=repr(outcome)))
             else:
                 sequence.matcher = outcome
