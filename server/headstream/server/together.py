@@ -26,11 +26,10 @@ async def merge(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]
 
     The first failure is raised as itself. Whatever ends it, all streams are closed.
     """
-
     if len(streams) == 1:  # then it takes no tasks
         async with aclosing(streams[0]) as only:
-            async for item in only:
-                yield item
+            async for each in only:
+                yield each
         return
 
     async def step(stream: AsyncGenerator[Item]) -> Item | None:

@@ -44,7 +44,7 @@ def each_alone(trace: Trace, seeds: list[int], sampling: SamplingParams, **spec:
 def test_each_has_the_bits_of_a_request_of_its_own(
     tiny_gemma: Path, cache_dir: Path, length: int, dtype: str
 ) -> None:
-    """Tokens, rows of logits and vectors, for prompts that end within and on the edge of a block."""
+    """Tokens, rows of logits and vectors; prompts that end within and on the edge of a block."""
     spec: dict[str, Any] = {
         "token_ids": PROMPT[:length],
         "max_new_tokens": 40,
@@ -96,8 +96,8 @@ def test_the_prompt_is_computed_once_and_its_blocks_are_held_once(trace: Trace) 
     assert trace.rows_computed == 300 + 3 * 19
     texts = [trace.news[i].token_ids for i in ids]
     assert texts[0] == texts[1] == texts[2]
-    apart = [trace.submit(PROMPT[::-1], 20), trace.submit(PROMPT[1:] + [1], 20)]
-    apart.append(trace.submit(PROMPT[2:] + [1, 1], 20))
+    apart = [trace.submit(PROMPT[::-1], 20), trace.submit([*PROMPT[1:], 1], 20)]
+    apart.append(trace.submit([*PROMPT[2:], 1, 1], 20))
     trace.core.step()
     assert trace.scheduler.num_blocks_used == 30
 

@@ -151,7 +151,9 @@ def _summarize(generation: Generation) -> None:
     from headstream.server.cli.views import generation as views
 
     if generation.usage is not None and generation.timings is not None:
-        reasons = dict.fromkeys(each.finish_reason or "unknown" for each in generation.continuations)
+        reasons = dict.fromkeys(
+            each.finish_reason or "unknown" for each in generation.continuations
+        )
         line = views.summary(generation.usage, generation.timings, ", ".join(reasons))
         Console(stderr=True, highlight=False).print(line)
 

@@ -64,7 +64,7 @@ class BlockPool:
                 self._free.append(block)
 
     def is_shared(self, table: array[int], position: int) -> bool:
-        """Whether ``position`` lies within a block, behind its first token, that others hold too."""
+        """Whether others hold the block of ``position`` too, and something in it before."""
         place, offset = divmod(position, self.block_size)
         return offset > 0 and self._refs[table[place]] > 1
 

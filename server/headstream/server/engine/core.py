@@ -38,8 +38,8 @@ from headstream.server.engine.messages import (
     Vocabulary,
 )
 from headstream.server.engine.packing import Packed, pack
-from headstream.server.engine.report import Frames
 from headstream.server.engine.plan import Schedule
+from headstream.server.engine.report import Frames
 from headstream.server.engine.scheduler import Scheduler
 from headstream.server.engine.sequence import Sequence
 

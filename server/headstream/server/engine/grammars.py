@@ -59,7 +59,8 @@ class Matcher:
     def copy(self) -> Matcher:
         """The same place, for another sequence."""
         twin = copy.copy(self)
-        twin._matcher, twin._words = self._matcher.deep_copy(), self._words.copy()
+        twin._matcher = self._matcher.deep_copy()  # noqa: SLF001 - of the same class
+        twin._words = self._words.copy()  # noqa: SLF001 - as above
         return twin
 
 

@@ -113,9 +113,7 @@ class EngineHandle:
         self._socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def submit(
-        self, token_ids: Sequence[int], **options: Unpack[SubmitOptions]
-    ) -> SequenceStream:
+    def submit(self, token_ids: Sequence[int], **options: Unpack[SubmitOptions]) -> SequenceStream:
         """Hand over a sequence: the only crossing in.
 
         Raises:
