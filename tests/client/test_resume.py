@@ -1,6 +1,7 @@
 """A stream that breaks and is taken up: what is asked for, and what the user sees of it."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import numpy as np
@@ -24,7 +25,7 @@ UNAVAILABLE, ABORTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED
 
 
 def start(request_id="r1", **fingerprint):
-    told = {"model": "tiny", "weights_sha256": "a", "batch_invariant": True} | fingerprint
+    told: Any = {"model": "tiny", "weights_sha256": "a", "batch_invariant": True} | fingerprint
     return pb.GenerateResponse(
         start=pb.GenerateStart(
             request_id=request_id,
