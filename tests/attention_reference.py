@@ -17,10 +17,10 @@ from headstream.model.kv_cache import KVCache
 
 
 def attention_spec(
-    n_heads: int, n_kv_heads: int, d_head: int, window: int | None = None
+    n_heads: int, n_kv_heads: int, d_head: int, window: int | None = None, *, causal: bool = True
 ) -> AttentionSpec:
     """A spec with the textbook's scale."""
-    return AttentionSpec(n_heads, n_kv_heads, d_head, 1 / math.sqrt(d_head), window)
+    return AttentionSpec(n_heads, n_kv_heads, d_head, 1 / math.sqrt(d_head), window, causal)
 
 
 def model_config(spec: AttentionSpec, n_layers: int = 1) -> ModelConfig:
@@ -82,9 +82,9 @@ def exact_attention(
     query = torch.arange(len(text))[start:end]
     key = torch.arange(len(text))
     back = query[:, None] - key[None, :]  # [rows, n] how far a key lies behind the query
-    visible = back >= 0
+    visible = back >= 0 if spec.causal else torch.ones_like(back, dtype=torch.bool)
     if spec.window is not None:
-        visible &= back < spec.window
+        visible &= back.abs() < spec.window
     z = torch.empty(len(query), spec.n_heads, spec.d_head, dtype=torch.float64)
     for h in range(spec.n_heads):
         q, k, v = text.q[query, h], text.k[:, h // group], text.v[:, h // group]

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine_trace import D_VOCAB, News, Trace, alone, everything
+from engine_trace import News, Trace, alone, everything
 from headstream.model.outputs import (
     LogitsSpec,
     Outputs,
@@ -22,6 +22,7 @@ from headstream.model.outputs import (
     SamplingParams,
     ScoreSpec,
 )
+from tiny_models import D_VOCAB, ENCODERS
 
 
 def text(seed: int, length: int) -> list[int]:
@@ -49,15 +50,23 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "read": {"token_ids": PROMPT, "outputs": everything("embed", 600)},
 }
+READINGS = {name: REQUESTS[name] for name in ("pool", "read")}
+"""What an encoder can do."""
 
 
 class Case(NamedTuple):
     """A checkpoint, and what computes it."""
 
+    family: str
     directory: str
     cache_dir: str
     dtype: str
     kernels: str  # native | torch
+
+    @property
+    def requests(self) -> dict[str, dict[str, Any]]:
+        """What is asked for, by name."""
+        return READINGS if self.family in ENCODERS else REQUESTS
 
     def trace(self, **settings: Any) -> Trace:
         """An engine core, with the kernels that are found here."""
@@ -65,7 +74,7 @@ class Case(NamedTuple):
 
     def alone(self) -> list[News]:
         """What each request gets by itself."""
-        return alone(self.trace(prefix_caching=False), [*REQUESTS.values()])
+        return alone(self.trace(prefix_caching=False), [*self.requests.values()])
 
 
 def digest(news: News) -> str:

@@ -1,4 +1,4 @@
-"""Helpers to drive an engine core by hand: tiny checkpoints, submits, steps, collected news."""
+"""Helpers to drive an engine core by hand: submits, steps, collected news."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from headstream.model.kernels.onednn import bf16_is_fast
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
@@ -29,7 +27,6 @@ from headstream.server.engine.messages import (
 )
 from headstream.server.engine.report import Frames
 
-D_VOCAB = 211
 DTYPES = [
     "float32",
     pytest.param(
@@ -37,67 +34,6 @@ DTYPES = [
         marks=pytest.mark.skipif(not bf16_is_fast(), reason="no bfloat16 hardware here"),
     ),
 ]
-
-
-_SIZES: dict[str, Any] = {
-    "vocab_size": D_VOCAB,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 2048,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
-    "initializer_range": 0.3,
-}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": (
-        "gpt2",
-        {
-            "vocab_size": D_VOCAB,
-            "n_embd": 64,
-            "n_layer": 3,
-            "n_head": 4,
-            "n_positions": 1024,
-            "eos_token_id": 1,
-            "bos_token_id": 2,
-            "initializer_range": 0.3,
-        },
-    ),
-    "llama": ("llama", _SIZES),
-    "gemma3": (  # both layer types, and a window shorter than the texts
-        "gemma3_text",
-        _SIZES
-        | {
-            "sliding_window": 24,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-            "query_pre_attn_scalar": 16,
-        },
-    ),
-}
-"""Of every family a small model, with grouped query heads where the family has them."""
-
-
-def save_tiny(family: str, directory: Path, **changes: Any) -> Path:
-    """A random model of a family."""
-    torch.manual_seed(7)
-    model_type, settings = FAMILIES[family]
-    auto_config: Any = transformers.AutoConfig
-    auto_model: Any = transformers.AutoModelForCausalLM
-    model = auto_model.from_config(auto_config.for_model(model_type, **settings | changes))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(std=0.3)
-    model.eval().save_pretrained(directory)
-    return directory
-
-
-def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
-    """A random Gemma 3."""
-    return save_tiny("gemma3", directory, **changes)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headstream.model.outputs import EmbeddingDefaults
 from headstream.server.config import Settings
 from headstream.server.engine.messages import Ready
 from headstream.server.engine.stream import Event, WireTensor
@@ -29,6 +30,9 @@ def make_ready(directory: Path, d_vocab: int, **changes: Any) -> Ready:
         "n_kv_heads": 2,
         "d_head": 4,
         "d_vocab": d_vocab,
+        "causal": True,
+        "unembeds": True,
+        "embedding": EmbeddingDefaults(),
         "max_model_len": MAX_MODEL_LEN,
         "parameters": 1000,
         "dtype": "float32",

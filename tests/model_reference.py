@@ -15,7 +15,7 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.batch import FINAL, Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import TORCH_KERNELS
-from headstream.model.kernels.linear import Linear, compose_gated
+from headstream.model.kernels.linear import Linear, compose_activated, compose_gated
 from headstream.model.kernels.unembed import make_unembed_torch
 from headstream.model.layers.linear import LinearWeights
 
@@ -23,6 +23,11 @@ from headstream.model.layers.linear import LinearWeights
 def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
     """A linear without any packing."""
     return lambda x: F.linear(x, weight, bias)
+
+
+def plain_activated(weights: LinearWeights, activation: str) -> Linear:
+    """The activation over a linear without any packing."""
+    return compose_activated(weights, activation, plain_linear, TORCH_KERNELS.gate)
 
 
 def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
@@ -33,6 +38,7 @@ def plain_gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Line
 PLAIN_KERNELS = replace(
     TORCH_KERNELS,
     linear=plain_linear,
+    activated=plain_activated,
     gated=plain_gated,
     unembed=partial(make_unembed_torch, make_linear=plain_linear),
 )
@@ -52,22 +58,24 @@ class DenseAttention:
         group = spec.n_heads // spec.n_kv_heads
         keys, values = (x.repeat_interleave(group, dim=1) for x in (k, v))  # [N, H, D]
         scores = torch.einsum("ihd,jhd->hij", q.float(), keys.float()) * spec.scale
-        weights = scores.masked_fill(~self._visible(spec.window), -torch.inf).softmax(-1)
+        weights = scores.masked_fill(~self._visible(spec), -torch.inf).softmax(-1)
         return torch.einsum("hij,jhd->ihd", weights, values.float()).to(q.dtype)
 
-    def _visible(self, window: int | None) -> Tensor:
+    def _visible(self, spec: AttentionSpec) -> Tensor:
         sequence = torch.repeat_interleave(torch.tensor(self.lengths))  # [N]
         row = torch.arange(len(sequence))
         back = row[:, None] - row[None, :]  # how far behind the query the key is
-        visible = (sequence[:, None] == sequence[None, :]) & (back >= 0)  # [N, N]
-        return visible if window is None else visible & (back < window)
+        visible = sequence[:, None] == sequence[None, :]  # [N, N]
+        if spec.causal:
+            visible &= back >= 0
+        return visible if spec.window is None else visible & (back.abs() < spec.window)
 
 
 @dataclass(frozen=True)
 class PackedRun:
     """What one sequence got out of a packed run."""
 
-    logits: Tensor  # [n, V]
+    logits: Tensor  # [n, V]; V is 0 where there is no unembedding
     resid: list[Tensor]  # [L + 1] of [n, d]
     final: Tensor  # [n, d]
 
@@ -84,7 +92,7 @@ def run_packed(model: Model, sequences: Sequence[Sequence[int]]) -> list[PackedR
             input_ids, positions, DenseAttention(model.config.attention, lengths), taps
         )
         final = model.final_norm(resid)
-        logits = model.unembed(final)
+        logits = final[:, :0] if model.unembed is None else model.unembed(final)
     bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     return [
         PackedRun(logits[a:b], [taps.rows[layer][a:b] for layer in range(n_layers + 1)], final[a:b])

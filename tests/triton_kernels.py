@@ -30,6 +30,7 @@ def reached_from_cpu(kernels: Kernels) -> Kernels:
     return Kernels(
         name=kernels.name,
         linear=lambda weight, bias: _linear(kernels.linear(*_there((weight, bias)))),
+        activated=lambda weights, name: _linear(kernels.activated(_weights(weights), name)),
         gated=lambda gate, up, name: _linear(kernels.gated(_weights(gate), _weights(up), name)),
         rms_norm=lambda x, gain: kernels.rms_norm(x.to(DEVICE), _gain(gain)).cpu(),
         add=lambda resid, y, gain: _in_place(
@@ -37,6 +38,10 @@ def reached_from_cpu(kernels: Kernels) -> Kernels:
         ),
         add_norm=lambda resid, y, gain, last: _in_place(
             resid, lambda moved: kernels.add_norm(moved, y.to(DEVICE), _gain(gain), _gain(last))
+        ),
+        layer_norm=lambda x, affine: kernels.layer_norm(x.to(DEVICE), _affine(affine)).cpu(),
+        post_norm=lambda resid, y, affine: _in_place(
+            resid, lambda moved: kernels.post_norm(moved, y.to(DEVICE), _affine(affine))
         ),
         turn_heads=lambda spec, qkv, turn, positions: _in_place(
             qkv, lambda moved: kernels.turn_heads(spec, moved, _turn(turn), positions.to(DEVICE))
@@ -62,6 +67,10 @@ def _weights(weights: Any) -> Any:
 
 def _gain(gain: Any) -> Any:
     return None if gain is None else type(gain)(gain.values.to(DEVICE), gain.eps)
+
+
+def _affine(affine: Any) -> Any:
+    return type(affine)(*_there((affine.gain, affine.bias)), affine.eps)
 
 
 def _turn(turn: Any) -> Any:

@@ -22,6 +22,7 @@ from headstream.client import (
     Aborted,
     Client,
     DeadlineExceeded,
+    EmbeddingDefaults,
     EmbedError,
     InvalidArgument,
     StreamBroken,
@@ -264,6 +265,20 @@ def test_models_tell_sizes_limits_and_capabilities(script, client):
     assert not listed.can("Decode")
     assert not listed.can("Score")
     assert script.requests[-1].model == "tiny"
+
+
+def test_models_tell_how_they_make_vectors(script, client):
+    embedding = model_pb.EmbeddingDefaults(
+        pooling=embeddings_pb.POOLING_LAST, pool_special_tokens=True, prompts={"query": "q: "}
+    )
+    model = model_pb.Model(name="tiny", embedding=embedding, bidirectional=True)
+    script.get_model = lambda request, context: model_pb.GetModelResponse(model=model)
+    info = client.model()
+    assert info.bidirectional
+    assert (info.embedding.pooling, info.embedding.pool_special_tokens) == ("last", True)
+    assert (info.embedding.normalize, info.embedding.prompts) == (False, {"query": "q: "})
+    model.ClearField("embedding")  # it is being loaded
+    assert client.model().embedding == EmbeddingDefaults()
 
 
 def test_the_timeout_of_a_call_wins_over_that_of_the_client(script, client):

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 
 from headstream.client import _requests
-from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import tensor_pb2
 
@@ -60,44 +59,6 @@ def test_unknown_words_are_refused_before_any_call():
         logits("all")
     with pytest.raises(ValueError, match="dtype 'int4'"):
         logits("full", dtype="int4")
-    with pytest.raises(ValueError, match="pooling 'median'"):
-        options(pooling="median")
-    with pytest.raises(ValueError, match="unit 'word'"):
-        options(unit="word")
-    with pytest.raises(ValueError, match="at least one span"):
-        _requests.embed_spans("a", [], options(), model="")
-
-
-def options(**changes):
-    values: dict[str, Any] = {
-        "pooling": "mean",
-        "layer": -1,
-        "normalize": True,
-        "dimensions": None,
-        "dtype": "float32",
-        "truncate": False,
-    }
-    return _requests.embed_options(**(values | changes))
-
-
-def test_embed_options_carry_every_choice():
-    made = options(pooling="cls", layer=3, normalize=False, dimensions=64, dtype="int8")
-    assert made.pooling == embeddings_pb.POOLING_CLS
-    assert (made.layer, made.normalize, made.dimensions) == (3, False, 64)
-    assert made.dtype == tensor_pb2.DATA_TYPE_INT8
-    assert not options().HasField("dimensions")
-
-
-def test_a_single_string_is_one_input_not_its_letters():
-    assert len(_requests.embed("abc", options(), model="").inputs) == 1
-    several = _requests.embed(["abc", [1, 2]], options(), model="m")
-    assert [item.input.WhichOneof("content") for item in several.inputs] == ["text", "token_ids"]
-
-
-def test_spans_are_half_open_ranges_of_one_text():
-    request = _requests.embed_spans("abc", [(0, 1), (1, 3)], options(unit="byte"), model="")
-    assert [(span.start, span.end) for span in request.inputs[0].spans] == [(0, 1), (1, 3)]
-    assert request.options.offset_unit == embeddings_pb.OFFSET_UNIT_BYTE
 
 
 def test_one_stop_string_is_not_taken_apart():

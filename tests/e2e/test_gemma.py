@@ -80,6 +80,28 @@ def test_contextual_embeddings_equal_transformers(gemma_server: Server, referenc
         np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5 * scale, rtol=1e-4)
 
 
+def test_a_causal_model_embeds_by_its_last_token(gemma_server: Server, reference: Any) -> None:
+    """Under an instruction, as causal embedders are used; and by the mean of all tokens."""
+    instruction = "Instruct: find what the text is about\nQuery: "
+    with Client(gemma_server.address) as client:
+        last = client.embed(PROMPTS[:4], pooling="last", prompt=instruction)
+        mean = client.embed(PROMPTS[0], pooling="mean")
+        tables = [client.tokenize(instruction + prompt) for prompt in PROMPTS[:4]]
+        plain = client.tokenize(PROMPTS[0])
+
+    def rows(table: Any) -> Any:
+        with torch.no_grad():
+            out = reference.model(torch.tensor([table.token_ids]))
+        return out.last_hidden_state[0].numpy()
+
+    def unit(vector: Any) -> Any:
+        return vector / np.linalg.norm(vector)
+
+    for vector, table in zip(last, tables, strict=True):
+        np.testing.assert_allclose(vector, unit(rows(table)[-1]), atol=1e-5)
+    np.testing.assert_allclose(mean, unit(rows(plain)[1:].mean(0)), atol=1e-5)
+
+
 def test_it_means_the_same_to_a_causal_model(gemma_server: Server) -> None:
     """What makes "it" the chicken or the road comes later, and a causal model cannot look ahead."""
     with Client(gemma_server.address) as client:

@@ -74,16 +74,19 @@ def int8_kernels(request: pytest.FixtureRequest) -> Kernels:
 def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
     """``make_checkpoint("llama", hidden_size=32, ...) -> directory, transformers model``.
 
+    ``auto``: the class that makes it; AutoModel has no unembedding.
     Every parameter is random, biases and gains included: a swapped or forgotten one must show.
     """
 
-    def make(model_type: str, **config: Any) -> tuple[Path, Oracle]:
-        from transformers import AutoConfig, AutoModelForCausalLM
+    def make(
+        model_type: str, auto: str = "AutoModelForCausalLM", **config: Any
+    ) -> tuple[Path, Oracle]:
+        import transformers
 
         torch.manual_seed(0)
         shard_size = config.pop("max_shard_size", "1GB")
-        auto_config: Any = AutoConfig
-        auto_model: Any = AutoModelForCausalLM
+        auto_config: Any = transformers.AutoConfig
+        auto_model: Any = getattr(transformers, auto)
         hf = auto_config.for_model(model_type, attn_implementation="eager", **config)
         oracle = auto_model.from_config(hf).eval()
         with torch.no_grad():

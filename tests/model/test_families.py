@@ -137,6 +137,21 @@ def test_bfloat16_is_no_further_from_the_truth_than_transformers(
     assert (run.logits - truth).norm() < 1.2 * (theirs - truth).norm()
 
 
+@pytest.mark.parametrize(
+    "case", ["gpt2", "llama", "mistral-window", "qwen2-tied", "qwen2-window", "qwen3", "gemma3"]
+)
+def test_a_checkpoint_without_an_unembedding_gives_rows(case: str, make_checkpoint: Any) -> None:
+    """As embedders are published: the layers alone, under the name of the layers alone."""
+    directory, oracle = make_checkpoint(CASES[case][0], "AutoModel", **CASES[case][1])
+    model = load_model(directory, torch.float32, PLAIN_KERNELS)
+    assert model.unembed is None
+    assert model.config.causal
+    for ids, run in zip(_sequences(), run_packed(model, _sequences()), strict=True):
+        with torch.inference_mode():
+            final = oracle(torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(run.final, final, atol=1e-5, rtol=1e-5)
+
+
 def _round_to_int8(oracle: Any, dtype: torch.dtype) -> Any:
     """Every linear gets the weights that Headstream computes with; rows of E stay as they are."""
     for module in oracle.modules():

@@ -11,6 +11,7 @@ from attention_reference import Bench, attention_spec, exact_attention, model_co
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.attention.kernel import KernelAttention
 from headstream.model.kernels import TORCH_KERNELS, Kernels
+from headstream.model.kernels.layer_norm import Affine
 from headstream.model.kernels.norm import Gain
 from headstream.model.kernels.turn_heads import RopeTable, Turn
 from headstream.model.kv_cache import KVCache
@@ -55,6 +56,13 @@ def test_gated(activation: str, shape: tuple[int, int, int], gpu: Kernels) -> No
     torch.testing.assert_close(gpu.gated(*parts, activation)(x), twin(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+def test_activated(activation: str, gpu: Kernels) -> None:
+    x, weights = numbers(3, 70), LinearWeights(numbers(40, 70, seed=1), numbers(40, seed=2))
+    found = gpu.activated(weights, activation)(x)
+    torch.testing.assert_close(found, TORCH_KERNELS.activated(weights, activation)(x))
+
+
 # --- Rows ---
 
 
@@ -72,6 +80,19 @@ def test_norms(width: int, normed: bool, gpu: Kernels) -> None:
     torch.testing.assert_close(gpu.add_norm(resid, y, y_gain, gain), x)
     torch.testing.assert_close(resid, expected)
     assert torch.equal(only_added, resid)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_layer_norms(biased: bool, gpu: Kernels) -> None:
+    affine = Affine(numbers(48, seed=3), numbers(48, seed=4) if biased else None, 1e-5)
+    x, y = numbers(3, 48), numbers(3, 48, seed=1)
+    torch.testing.assert_close(
+        gpu.layer_norm(x, affine), TORCH_KERNELS.layer_norm(x, affine), atol=1e-5, rtol=1e-5
+    )
+    expected = x.clone()
+    TORCH_KERNELS.post_norm(expected, y, affine)
+    gpu.post_norm(x, y, affine)
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -115,6 +136,8 @@ SPECS = {
     "odd": attention_spec(6, 2, 20),
     "window": attention_spec(4, 1, 16, window=90),
     "scale": AttentionSpec(4, 2, 16, scale=0.07),
+    "whole": AttentionSpec(4, 2, 16, 0.25, causal=False),
+    "whole-window": AttentionSpec(4, 2, 16, 0.25, window=20, causal=False),
 }
 # prompt, rows [start, end): prompts, chunks, rows behind the prompt
 SHARES = [(70, 0, 70), (90, 90, 91), (1, 0, 1), (150, 100, 131), (50, 0, 60)]
@@ -131,9 +154,10 @@ def make_bench(spec: AttentionSpec, kernels: Kernels) -> Bench:
 def test_attention_equals_the_equation(name: str, gpu: Kernels) -> None:
     spec = SPECS[name]
     bench = make_bench(spec, gpu)
+    cases = SHARES if spec.causal else [(n, 0, n) for n in (70, 1, 150)]
     shares = [
         (random_text(spec, max(prompt, end), torch.float32, prompt=prompt, seed=seed), start, end)
-        for seed, (prompt, start, end) in enumerate(SHARES)
+        for seed, (prompt, start, end) in enumerate(cases)
     ]
     for text, start, _ in shares:
         bench.place(text, computed=start)

@@ -129,8 +129,37 @@ def test_the_weight_may_be_freed_or_overwritten(dtype: torch.dtype, packed: Make
     assert torch.equal(linear(x), before)
 
 
+EXACT = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("activation", EXACT)
+@pytest.mark.parametrize(("width", "out"), [(384, 1536), (64, 96), (10, 7), (7, 33), (2, 1)])
+def test_activated_product(  # noqa: PLR0917
+    width: int, out: int, activation: str, with_bias: bool, dtype: torch.dtype, kernels: Kernels
+) -> None:
+    weights = LinearWeights(
+        numbers(out, width, dtype=dtype), numbers(out, dtype=dtype, seed=1) if with_bias else None
+    )
+    linear = kernels.activated(weights, activation)
+    x = numbers(150, width, dtype=dtype, seed=5) / width**0.5
+    bias = None if weights.bias is None else weights.bias.double()
+    exact = EXACT[activation](F.linear(x.double(), weights.weight.double(), bias))
+    y = linear(x)
+    assert y.dtype == dtype
+    unit = 2**-6 if dtype == torch.bfloat16 else 2**-17
+    torch.testing.assert_close(y.double(), exact, atol=unit, rtol=unit)
+    if kernels.name == "native":
+        for row in (0, 77, 149):
+            assert torch.equal(linear(x[row : row + 1])[0], y[row])
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("activation", EXACT)
 @pytest.mark.parametrize(("width", "out"), [(640, 2048), (64, 96), (10, 7), (7, 32), (2, 32)])
 def test_gated_product(  # noqa: PLR0917
     width: int, out: int, activation: str, with_bias: bool, dtype: torch.dtype, kernels: Kernels
@@ -148,12 +177,7 @@ def test_gated_product(  # noqa: PLR0917
         F.linear(x.double(), w.weight.double(), None if w.bias is None else w.bias.double())
         for w in (gate, up)
     ]
-    functions = {
-        "gelu": F.gelu,
-        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "silu": F.silu,
-    }
-    exact = functions[activation](halves[0]) * halves[1]
+    exact = EXACT[activation](halves[0]) * halves[1]
     y = linear(x)
     assert y.dtype == dtype
     unit = 2**-6 if dtype == torch.bfloat16 else 2**-17

@@ -24,6 +24,7 @@ from client_messages import (
     vectors,
 )
 from headstream.server.cli.app import app
+from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import model_service_pb2 as model_pb
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
@@ -146,6 +147,16 @@ def test_embed_writes_an_array_and_shows_cosines(script, tmp_path):
     assert np.load(path).tolist() == [[1, 0], [1, 1]]
 
 
+def test_embed_leaves_what_is_not_said_to_the_model(script):
+    script.embed = lambda request, context: vectors([1, 0])
+    assert run("embed", "a", "-a", script.address).exit_code == 0
+    assert script.requests[-1].options.pooling == embeddings_pb.POOLING_UNSPECIFIED
+    assert script.requests[-1].options.WhichOneof("prompt") is None
+    run("embed", "a", "-a", script.address, "--prompt-name", "query", "--pooling", "last")
+    assert script.requests[-1].options.prompt_name == "query"
+    assert script.requests[-1].options.pooling == embeddings_pb.POOLING_LAST
+
+
 def test_embed_writes_json_lines_of_texts_and_tokens(script):
     script.embed = lambda request, context: vectors([1, 0])
     texts = run("embed", "a", "-a", script.address, "--json")
@@ -207,7 +218,13 @@ def test_score_takes_a_text_or_a_file(arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--tokens", "a", "b"), ("a", "--layer", "0", "--layer", "1")]
+    "arguments",
+    [
+        ("--tokens", "a", "b"),
+        ("a", "--layer", "0", "--layer", "1"),
+        ("a", "--prompt", "b", "--prompt-name", "c"),
+        ("--tokens", "a", "--prompt", "b"),
+    ],
 )
 def test_embed_refuses_what_does_not_go_together(arguments):
     assert run("embed", *arguments).exit_code == 2

@@ -1,6 +1,7 @@
 """The views, rendered to plain text of a fixed width."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ GEMMA = ModelInfo(
         max_queued_requests=1,
         max_queued_tokens=1,
     ),
-    capabilities={},
+    capabilities={"headstream.v1.LogitsService/Generate": True},
     eos_token_ids=[1],
     fingerprint=Fingerprint(model="gemma", dtype="bfloat16"),
 )
@@ -181,6 +182,9 @@ def test_the_ready_panel_says_where_what_and_what_to_type():
     assert "Headstream is ready" in shown
     assert "gemma  268M parameters, 18 layers, d 640, bfloat16, context 32768" in shown
     assert "headstream generate -a 127.0.0.1:6000" in shown
+    encoder = replace(GEMMA, capabilities={})
+    other = render(server.ready("127.0.0.1:50051", "127.0.0.1:1", [encoder], tls=False), width=100)
+    assert 'headstream embed "So long"' in other
     usual = render(server.ready("127.0.0.1:50051", "127.0.0.1:9090", [], tls=True), width=100)
     assert 'headstream generate "So long' in usual
     assert "127.0.0.1:50051 (TLS)" in usual

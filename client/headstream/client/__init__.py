@@ -31,6 +31,7 @@ from headstream.client._errors import (
 )
 from headstream.client._generation import AsyncGeneration, Generation
 from headstream.client._results import (
+    EmbeddingDefaults,
     Fingerprint,
     Limits,
     ModelInfo,
@@ -58,6 +59,7 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbeddingDefaults",
     "ErrorDetails",
     "FailedItem",
     "FailedPrecondition",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from headstream.client import _replies, _requests
+from headstream.client import _embed_requests, _replies, _requests
 from headstream.client._async_connection import AsyncConnection
 from headstream.client._async_decoding import AsyncDecoding
 from headstream.client._base import BaseClient
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._requests import PoolingName, ScoreOptions, SpanUnit, Text
+    from headstream.client._embed_requests import EmbedOptions, SpanUnit
+    from headstream.client._requests import ScoreOptions, Text
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         TokenEmbeddings,
         TokenTable,
     )
-    from headstream.client._tensors import FloatType, VectorType
+    from headstream.client._tensors import FloatType
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
@@ -50,24 +51,12 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
         texts: str | Sequence[Text],
         *,
         model: str = "",
-        pooling: PoolingName = "mean",
-        layer: int = -1,
-        normalize: bool = True,
-        dimensions: int | None = None,
-        dtype: VectorType = "float32",
-        truncate: bool = False,
         timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> Array:
         """One vector per text. As `Client.embed`."""
-        options = _requests.embed_options(
-            pooling=pooling,
-            layer=layer,
-            normalize=normalize,
-            dimensions=dimensions,
-            dtype=dtype,
-            truncate=truncate,
-        )
-        request = _requests.embed(texts, options, model=model)
+        wanted = _embed_requests.embed_options(**options)
+        request = _embed_requests.embed(texts, wanted, model=model)
         reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors = _replies.embeddings(reply)
         return vectors[0] if isinstance(texts, str) else vectors
@@ -79,25 +68,12 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
         *,
         unit: SpanUnit = "char",
         model: str = "",
-        pooling: PoolingName = "mean",
-        layer: int = -1,
-        normalize: bool = True,
-        dimensions: int | None = None,
-        dtype: VectorType = "float32",
-        truncate: bool = False,
         timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> Array:
         """One vector per part of a text. As `Client.embed_spans`."""
-        options = _requests.embed_options(
-            pooling=pooling,
-            layer=layer,
-            normalize=normalize,
-            dimensions=dimensions,
-            dtype=dtype,
-            truncate=truncate,
-            unit=unit,
-        )
-        request = _requests.embed_spans(text, spans, options, model=model)
+        wanted = _embed_requests.embed_options(**options, unit=unit)
+        request = _embed_requests.embed_spans(text, spans, wanted, model=model)
         reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors: Array = _replies.embeddings(reply)[0]
         return vectors
@@ -113,7 +89,7 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
         timeout: float | None = None,
     ) -> TokenEmbeddings:
         """The contextual embedding of every token. As `Client.embed_tokens`."""
-        request = _requests.embed_tokens(
+        request = _embed_requests.embed_tokens(
             text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
         )
         return await self._rpc.embed_tokens(request, timeout)
@@ -127,7 +103,7 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
         timeout: float | None = None,
     ) -> StaticEmbeddings:
         """The static embedding of every token. As `Client.lookup`."""
-        request = _requests.lookup(text, dtype=dtype, model=model)
+        request = _embed_requests.lookup(text, dtype=dtype, model=model)
         reply = await self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
         return _replies.static_embeddings(reply)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from headstream.client import _replies, _requests
+from headstream.client import _embed_requests, _replies, _requests
 from headstream.client._base import BaseClient
 from headstream.client._connection import Connection
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._requests import PoolingName, ScoreOptions, SpanUnit, Text
+    from headstream.client._embed_requests import EmbedOptions, SpanUnit
+    from headstream.client._requests import ScoreOptions, Text
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         TokenEmbeddings,
         TokenTable,
     )
-    from headstream.client._tensors import FloatType, VectorType
+    from headstream.client._tensors import FloatType
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
@@ -49,44 +50,36 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
         texts: str | Sequence[Text],
         *,
         model: str = "",
-        pooling: PoolingName = "mean",
-        layer: int = -1,
-        normalize: bool = True,
-        dimensions: int | None = None,
-        dtype: VectorType = "float32",
-        truncate: bool = False,
         timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> Array:
         """One vector per text.
 
         Args:
             texts: A text, or several; each a string or token ids.
             model: Name of the model; empty for the server's first.
-            pooling: How the rows of the tokens become one: "mean" or "max" over those that are not
-                special, "last" or "cls" (first) token, or the "model"'s own way.
+            timeout: Seconds; None for the client's.
+            pooling: How the rows of the tokens become one: the "model"'s own way (the default; see
+                `ModelInfo.embedding`), "mean" or "max" over those that are not special, "last" or
+                "cls" (first) token.
+            prompt: Put before each text that is a string; "" for none. None: the model's own
+                default prompt, if it has one.
+            prompt_name: One of the model's own prompts instead, such as "query".
             layer: Whose rows: 0 the embedding output, i after layer i, -1 after the final norm.
-            normalize: Scale each vector to length 1.
+            normalize: Scale each vector to length 1. None: the model's own way.
             dimensions: Keep the first ones only, before normalizing.
             dtype: Of the vectors; bfloat16 arrives as float32, binary as packed uint8.
             truncate: Cut texts at the model's limit instead of refusing them.
-            timeout: Seconds; None for the client's.
 
         Returns:
             [d] for a single string, [n, d] for a list.
 
         Raises:
             EmbedError: Some texts could not be embedded; it lists them.
-            ValueError: An argument is an unknown word.
+            ValueError: An argument is an unknown word, or there are two prompts.
         """
-        options = _requests.embed_options(
-            pooling=pooling,
-            layer=layer,
-            normalize=normalize,
-            dimensions=dimensions,
-            dtype=dtype,
-            truncate=truncate,
-        )
-        request = _requests.embed(texts, options, model=model)
+        wanted = _embed_requests.embed_options(**options)
+        request = _embed_requests.embed(texts, wanted, model=model)
         reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors = _replies.embeddings(reply)
         return vectors[0] if isinstance(texts, str) else vectors
@@ -98,13 +91,8 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
         *,
         unit: SpanUnit = "char",
         model: str = "",
-        pooling: PoolingName = "mean",
-        layer: int = -1,
-        normalize: bool = True,
-        dimensions: int | None = None,
-        dtype: VectorType = "float32",
-        truncate: bool = False,
         timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
     ) -> Array:
         """One vector per part of a text, each from tokens that have read the text up to there.
 
@@ -118,16 +106,8 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
             EmbedError: The text could not be embedded.
             ValueError: There are no spans, or an argument is an unknown word.
         """
-        options = _requests.embed_options(
-            pooling=pooling,
-            layer=layer,
-            normalize=normalize,
-            dimensions=dimensions,
-            dtype=dtype,
-            truncate=truncate,
-            unit=unit,
-        )
-        request = _requests.embed_spans(text, spans, options, model=model)
+        wanted = _embed_requests.embed_options(**options, unit=unit)
+        request = _embed_requests.embed_spans(text, spans, wanted, model=model)
         reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors: Array = _replies.embeddings(reply)[0]
         return vectors
@@ -159,7 +139,7 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
             StreamBroken: The stream ended early.
             ValueError: `dtype` is an unknown word.
         """
-        request = _requests.embed_tokens(
+        request = _embed_requests.embed_tokens(
             text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
         )
         return self._rpc.embed_tokens(request, timeout)
@@ -183,7 +163,7 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
         Returns:
             The token ids and `vectors` [n, d].
         """
-        request = _requests.lookup(text, dtype=dtype, model=model)
+        request = _embed_requests.lookup(text, dtype=dtype, model=model)
         reply = self._rpc.call(self._rpc.embeddings.LookupEmbeddings, request, timeout)
         return _replies.static_embeddings(reply)
 

@@ -23,6 +23,12 @@ _STATES: Mapping[int, Literal["loading", "serving", "failed"]] = {
     model_pb.MODEL_STATE_SERVING: "serving",
     model_pb.MODEL_STATE_FAILED: "failed",
 }
+_POOLINGS: Mapping[int, Literal["mean", "last", "cls", "max"]] = {
+    embeddings_pb.POOLING_MEAN: "mean",
+    embeddings_pb.POOLING_LAST: "last",
+    embeddings_pb.POOLING_CLS: "cls",
+    embeddings_pb.POOLING_MAX: "max",
+}
 
 
 def embeddings(reply: embeddings_pb.EmbedResponse) -> Array:
@@ -105,6 +111,23 @@ def model_info(model: model_pb.Model) -> results.ModelInfo:
         capabilities={item.method: item.served for item in model.capabilities},
         eos_token_ids=list(model.eos_token_ids),
         fingerprint=fingerprint(model.fingerprint),
+        embedding=_embedding(model),
+        bidirectional=model.bidirectional,
+    )
+
+
+def _embedding(model: model_pb.Model) -> results.EmbeddingDefaults:
+    """What it says; a model that is not loaded, or of an older server, says nothing."""
+    if not model.HasField("embedding"):
+        return results.EmbeddingDefaults()
+    message = model.embedding
+    return results.EmbeddingDefaults(
+        pooling=_POOLINGS.get(message.pooling, "mean"),
+        pool_special_tokens=message.pool_special_tokens,
+        pool_prompt=message.pool_prompt,
+        normalize=message.normalize,
+        prompts=dict(message.prompts),
+        default_prompt_name=message.default_prompt_name,
     )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeGuard, cast
 
 from headstream.client._tensors import wire_type
-from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
 from headstream.v1 import types_pb2 as types_pb
@@ -15,15 +14,13 @@ from headstream.v1 import types_pb2 as types_pb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from headstream.client._tensors import FloatType, VectorType
+    from headstream.client._tensors import FloatType
 
 Message: TypeAlias = "Mapping[str, str]"
 """One message of a chat: `{"role": "user", "content": "..."}`."""
 Text: TypeAlias = "str | Sequence[int] | Sequence[Message]"
 """What a model reads: a text, token ids taken as they are, or a chat."""
 LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
-PoolingName: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
-SpanUnit: TypeAlias = Literal["char", "byte"]
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -36,19 +33,6 @@ class ScoreOptions(TypedDict, total=False):
     logits_dtype: FloatType
     window_stride: int | None
     skip_special_tokens: bool
-
-
-_POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
-    "mean": embeddings_pb.POOLING_MEAN,
-    "last": embeddings_pb.POOLING_LAST,
-    "cls": embeddings_pb.POOLING_CLS,
-    "max": embeddings_pb.POOLING_MAX,
-    "model": embeddings_pb.POOLING_UNSPECIFIED,
-}
-_UNITS: Mapping[str, embeddings_pb.OffsetUnit.ValueType] = {
-    "char": embeddings_pb.OFFSET_UNIT_CHAR,
-    "byte": embeddings_pb.OFFSET_UNIT_BYTE,
-}
 
 
 def text_input(
@@ -191,87 +175,6 @@ def generated_embeddings(
         return None
     return logits_pb.GeneratedEmbeddings(
         layers=types_pb.LayerSelection(layers=layers), dtype=wire_type(dtype)
-    )
-
-
-def embed_options(
-    *,
-    pooling: PoolingName,
-    layer: int,
-    normalize: bool,
-    dimensions: int | None,
-    dtype: VectorType,
-    truncate: bool,
-    unit: SpanUnit = "char",
-) -> embeddings_pb.EmbedOptions:
-    """How vectors are made.
-
-    Raises:
-        ValueError: `pooling`, `dtype` or `unit` is an unknown word.
-    """
-    if pooling not in _POOLINGS:
-        raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
-    if unit not in _UNITS:
-        raise ValueError(f"unit {unit!r} is none of {', '.join(_UNITS)}")
-    return embeddings_pb.EmbedOptions(
-        pooling=_POOLINGS[pooling],
-        layer=layer,
-        normalize=normalize,
-        dimensions=dimensions,
-        dtype=wire_type(dtype),
-        truncate=truncate,
-        offset_unit=_UNITS[unit],
-    )
-
-
-def embed(
-    texts: str | Sequence[Text], options: embeddings_pb.EmbedOptions, *, model: str
-) -> embeddings_pb.EmbedRequest:
-    """Texts to embed; a single string is a list of one."""
-    several = [texts] if isinstance(texts, str) else texts
-    inputs = [embeddings_pb.EmbedInput(input=text_input(text)) for text in several]
-    return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
-
-
-def embed_spans(
-    text: str,
-    spans: Sequence[tuple[int, int]],
-    options: embeddings_pb.EmbedOptions,
-    *,
-    model: str,
-) -> embeddings_pb.EmbedRequest:
-    """One text, and the parts of it that become vectors.
-
-    Raises:
-        ValueError: There are no spans.
-    """
-    if not spans:
-        raise ValueError("embed_spans needs at least one span")
-    item = embeddings_pb.EmbedInput(
-        input=text_input(text),
-        spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
-    )
-    return embeddings_pb.EmbedRequest(model=model, inputs=[item], options=options)
-
-
-def embed_tokens(
-    text: Text, *, layers: Sequence[int], dtype: FloatType, model: str, skip_special_tokens: bool
-) -> embeddings_pb.EmbedTokensRequest:
-    """A text whose tokens are embedded."""
-    return embeddings_pb.EmbedTokensRequest(
-        model=model,
-        input=text_input(text, skip_special_tokens=skip_special_tokens),
-        layers=types_pb.LayerSelection(layers=layers),
-        dtype=wire_type(dtype),
-    )
-
-
-def lookup(text: Text, *, dtype: FloatType, model: str) -> embeddings_pb.LookupEmbeddingsRequest:
-    """Rows of the embedding matrix."""
-    return embeddings_pb.LookupEmbeddingsRequest(
-        model=model,
-        input=text_input(text, skip_special_tokens=True),
-        dtype=wire_type(dtype),
     )
 
 

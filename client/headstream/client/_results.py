@@ -5,7 +5,7 @@ Shape letters: n tokens or texts, k chosen logits, L layers, d model width, V vo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -170,18 +170,32 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingDefaults:
+    """How a model's own vectors are made: what `embed` does where it is not told."""
+
+    pooling: Literal["mean", "last", "cls", "max"] = "mean"
+    pool_special_tokens: bool = False  # mean and max go over special tokens too
+    pool_prompt: bool = True  # and over those of a prompt
+    normalize: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str = ""  # of the prompt that is used unasked
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model."""
 
     name: str
     state: Literal["unknown", "loading", "serving", "failed"]
-    family: str  # of forward pass: gpt2, llama, gemma3, bert
+    family: str  # of forward pass: gpt2, llama, gemma3, bert, modernbert
     architecture: str  # the checkpoint's own name of it
     sizes: ModelSizes
     limits: Limits
     capabilities: Mapping[str, bool]  # full method name, `headstream.v1.LogitsService/Generate`
     eos_token_ids: list[int]
     fingerprint: Fingerprint
+    embedding: EmbeddingDefaults = EmbeddingDefaults()
+    bidirectional: bool = False  # a token's vector depends on what is behind it too
 
     def can(self, method: str) -> bool:
         """Whether a method is served, by its short or full name: `Generate`, `EmbedTokens`."""

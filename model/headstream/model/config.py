@@ -24,7 +24,7 @@ class RopeSpec:
 class ModelConfig:
     """Sizes of one model in the standard letters (see ``batch``), the same for every family."""
 
-    family: str  # gpt2 | llama | gemma3
+    family: str  # gpt2 | llama | gemma3 | bert | modernbert
     architecture: str  # the checkpoint's own word, e.g. Qwen3ForCausalLM
     d_model: int
     n_layers: int
@@ -43,7 +43,16 @@ class ModelConfig:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    norm_bias: bool = True  # of LayerNorms
+    position_offset: int = 0  # row of the learned positions that position 0 has
+    n_token_types: int = 0  # kinds of segments that embeddings tell apart; all tokens are the first
+    unembeds: bool = True  # otherwise it gives vectors, and no logits
     embed_scale: float = 1.0
     logit_softcap: float | None = None
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
+
+    @property
+    def causal(self) -> bool:
+        """Whether rows see only what is before them; otherwise a text is computed as a whole."""
+        return all(spec.causal for spec in self.attention)

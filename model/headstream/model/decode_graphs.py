@@ -19,6 +19,7 @@ from headstream.model.batch import FINAL, LEADING, PackedBatch, Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels.unembed import LogitRows
 from headstream.model.kv_cache import KVCache
+from headstream.model.layers.unembedding import Unembedding
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows of the graphs. Each keeps its logits, float32 [rows, V]."""
@@ -46,8 +47,11 @@ class _Graph:
 class DecodeGraphs:
     """Graphs by number of rows and longest context, captured when first needed."""
 
-    def __init__(self, model: Model, cache: KVCache, attention: AttentionBackend) -> None:
+    def __init__(
+        self, model: Model, unembed: Unembedding, cache: KVCache, attention: AttentionBackend
+    ) -> None:
         self._model = model
+        self._unembed = unembed
         self._cache = cache
         self._attention = attention
         self._graphs: dict[tuple[int, int], _Graph] = {}
@@ -100,7 +104,7 @@ class DecodeGraphs:
         attend = self._attention.bind(batch)
         resid = model.forward(batch.input_ids, batch.positions, attend, taps)  # [rows, d]
         final = model.final_norm(resid)
-        found = model.unembed.look_through(final, keep=range(len(final)), count=LEADING)
+        found = self._unembed.look_through(final, keep=range(len(final)), count=LEADING)
         return DecodeRows({**taps.rows, FINAL: final}, found)
 
 

@@ -82,6 +82,7 @@ class Rows:
         cls, model: Model, resid: Tensor, keep: Sequence[int], targets: Tensor | None = None
     ) -> Rows:
         """The logits of rows ``resid`` [R, d]; see :class:`Unembed` for ``targets``."""
+        assert model.unembed is not None, "nobody may ask such a model for logits"
         found = model.unembed.look_through(
             model.final_norm(resid), keep=keep, count=LEADING, targets=targets
         )

@@ -16,6 +16,9 @@ Pools = tuple[Tensor, Tensor]
 class KVCache:
     """K and V of all layers, each [num_blocks, block_size, G, D], D in whole vectors of 16.
 
+    An encoder keeps nothing from one step to the next: its layers take turns in one pool, where the
+    native kernel lays out what it multiplies.
+
     Which block belongs to whom is the scheduler's business; here a slot is
     ``block_id * block_size + offset``. The memory is not touched before it is written, so blocks
     nobody has used yet cost no resident memory.
@@ -32,14 +35,14 @@ class KVCache:
         self.num_blocks = num_blocks
         self.block_size = block_size
         width = _whole_vectors(config.d_head)
-        shape = (2, config.n_layers, num_blocks, block_size, config.n_kv_heads, width)
+        shape = (2, _num_pools(config), num_blocks, block_size, config.n_kv_heads, width)
         self.device = device
         self._pool = torch.empty(shape, dtype=dtype, device=device)
         self._d_head = config.d_head
 
     def layer(self, layer: int) -> Pools:
         """The pools of one layer, counted from 0."""
-        keys, values = self._pool[:, layer, ..., : self._d_head]
+        keys, values = self._pool[:, layer % self._pool.shape[1], ..., : self._d_head]
         return keys, values
 
     def write(self, layer: int, k: Tensor, v: Tensor, slot_mapping: Tensor) -> None:
@@ -58,10 +61,17 @@ class KVCache:
 
 
 def block_bytes(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one block over all layers: 2 L block_size G D elements, D in whole vectors."""
+    """Bytes of one block over all layers: 2 L block_size G D elements, D in whole vectors.
+
+    L is 1 for an encoder.
+    """
     width = _whole_vectors(config.d_head)
-    elements = 2 * config.n_layers * block_size * config.n_kv_heads * width
+    elements = 2 * _num_pools(config) * block_size * config.n_kv_heads * width
     return elements * dtype.itemsize
+
+
+def _num_pools(config: ModelConfig) -> int:
+    return config.n_layers if config.causal else 1
 
 
 def _whole_vectors(d_head: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 WireDtype = Literal["float32", "bfloat16", "float16"]
+PoolKind = Literal["mean", "last", "cls", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,20 @@ class PoolSpec:
     """Vectors to pool from the rows of one layer, once the whole prompt has run."""
 
     layer: int  # 0..L, or -1 for final
-    kind: Literal["mean", "last", "cls", "max"]
+    kind: PoolKind
     spans: tuple[tuple[int, ...], ...]  # for each vector the positions of its rows, ascending
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingDefaults:
+    """How a model's own vectors are made: what holds where a request does not say."""
+
+    pooling: PoolKind = "mean"
+    pool_special: bool = False  # mean and max go over special tokens too
+    pool_prompt: bool = True  # and over those of a prompt
+    normalize: bool = True
+    prompts: dict[str, str] = field(default_factory=dict)  # name -> what is put before a text
+    default_prompt: str = ""  # name of the one that is put there unasked; empty: none
 
 
 @dataclass(frozen=True, slots=True)

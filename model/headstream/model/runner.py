@@ -10,6 +10,7 @@ from torch import Tensor
 from headstream.model.attention.base import AttentionBackend
 from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.sdpa import SdpaAttention
+from headstream.model.attention.whole import WholeAttention
 from headstream.model.batch import FINAL, PackedBatch, StepOutput, Taps
 from headstream.model.decode_graphs import DecodeGraphs
 from headstream.model.errors import UnsupportedModelError
@@ -30,8 +31,9 @@ class Runner:
         self.cache = cache
         self._attention = attention
         self._kernels = kernels
-        on_gpu = cache.device.type == "cuda"
-        self._graphs = DecodeGraphs(model, cache, attention) if on_gpu else None
+        self._graphs: DecodeGraphs | None = None
+        if cache.device.type == "cuda" and model.unembed is not None:
+            self._graphs = DecodeGraphs(model, model.unembed, cache, attention)
 
     @property
     def backend(self) -> str:
@@ -108,4 +110,4 @@ def _attention(model: Model, cache: KVCache, kernels: Kernels) -> AttentionBacke
         return KernelAttention(specs, cache, kernels)
     if cache.device.type == "cuda":
         raise UnsupportedModelError("the attention heads of this model do not fit the GPU kernel")
-    return SdpaAttention(specs, cache)
+    return SdpaAttention(specs, cache) if model.config.causal else WholeAttention(specs)

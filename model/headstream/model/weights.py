@@ -26,3 +26,7 @@ class Weights(Protocol):
             UnsupportedModelError: it is not a plain floating point tensor.
         """
         ...
+
+    def leave(self, prefix: str) -> None:
+        """Say that the tensors whose names begin so are known, and not needed."""
+        ...

@@ -28,7 +28,7 @@ class _Pooling:
 class _PoolingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Pooling.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     POOLING_UNSPECIFIED: _Pooling.ValueType  # 0
-    """The model's own way, or MEAN."""
+    """The model's own way (`Model.embedding`), or MEAN."""
     POOLING_MEAN: _Pooling.ValueType  # 1
     """Mean over all tokens that are not special."""
     POOLING_LAST: _Pooling.ValueType  # 2
@@ -42,7 +42,7 @@ class Pooling(_Pooling, metaclass=_PoolingEnumTypeWrapper):
     """How the rows of a text become one vector."""
 
 POOLING_UNSPECIFIED: Pooling.ValueType  # 0
-"""The model's own way, or MEAN."""
+"""The model's own way (`Model.embedding`), or MEAN."""
 POOLING_MEAN: Pooling.ValueType  # 1
 """Mean over all tokens that are not special."""
 POOLING_LAST: Pooling.ValueType  # 2
@@ -112,12 +112,14 @@ class EmbedOptions(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     TRUNCATE_FIELD_NUMBER: builtins.int
     OFFSET_UNIT_FIELD_NUMBER: builtins.int
+    PROMPT_NAME_FIELD_NUMBER: builtins.int
+    PROMPT_TEXT_FIELD_NUMBER: builtins.int
     pooling: Global___Pooling.ValueType
     """From tokens to one vector."""
     layer: builtins.int
     """Layer whose rows are pooled (numbered as in LayerSelection). Default -1, after the final norm."""
     normalize: builtins.bool
-    """Scale each vector to length 1. Default true."""
+    """Scale each vector to length 1. Default: the model's own way, or true."""
     dimensions: builtins.int
     """Keep the first dimensions only (Matryoshka), before normalizing. Default: all."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
@@ -128,6 +130,10 @@ class EmbedOptions(google.protobuf.message.Message):
     """Cut texts that are too long at the model's limit, and say so, instead of refusing them."""
     offset_unit: Global___OffsetUnit.ValueType
     """Unit of the spans."""
+    prompt_name: builtins.str
+    """The name of one of the model's own prompts (`Model.embedding`), such as `query`."""
+    prompt_text: builtins.str
+    """The prompt itself, taken as it is. Empty: none."""
     def __init__(
         self,
         *,
@@ -138,15 +144,19 @@ class EmbedOptions(google.protobuf.message.Message):
         dtype: headstream.v1.tensor_pb2.DataType.ValueType = ...,
         truncate: builtins.bool = ...,
         offset_unit: Global___OffsetUnit.ValueType = ...,
+        prompt_name: builtins.str = ...,
+        prompt_text: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_dimensions", b"_dimensions", "_layer", b"_layer", "_normalize", b"_normalize", "dimensions", b"dimensions", "layer", b"layer", "normalize", b"normalize"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_dimensions", b"_dimensions", "_layer", b"_layer", "_normalize", b"_normalize", "dimensions", b"dimensions", "dtype", b"dtype", "layer", b"layer", "normalize", b"normalize", "offset_unit", b"offset_unit", "pooling", b"pooling", "truncate", b"truncate"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_dimensions", b"_dimensions", "_layer", b"_layer", "_normalize", b"_normalize", "dimensions", b"dimensions", "layer", b"layer", "normalize", b"normalize", "prompt", b"prompt", "prompt_name", b"prompt_name", "prompt_text", b"prompt_text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_dimensions", b"_dimensions", "_layer", b"_layer", "_normalize", b"_normalize", "dimensions", b"dimensions", "dtype", b"dtype", "layer", b"layer", "normalize", b"normalize", "offset_unit", b"offset_unit", "pooling", b"pooling", "prompt", b"prompt", "prompt_name", b"prompt_name", "prompt_text", b"prompt_text", "truncate", b"truncate"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_dimensions", b"_dimensions"]) -> typing.Literal["dimensions"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_layer", b"_layer"]) -> typing.Literal["layer"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_normalize", b"_normalize"]) -> typing.Literal["normalize"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["prompt", b"prompt"]) -> typing.Literal["prompt_name", "prompt_text"] | None: ...
 
 Global___EmbedOptions: typing_extensions.TypeAlias = EmbedOptions
 

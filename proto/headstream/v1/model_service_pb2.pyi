@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import headstream.v1.embeddings_service_pb2
 import headstream.v1.types_pb2
 import sys
 import typing
@@ -134,14 +135,18 @@ class Model(google.protobuf.message.Message):
     LIMITS_FIELD_NUMBER: builtins.int
     CAPABILITIES_FIELD_NUMBER: builtins.int
     EOS_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    EMBEDDING_FIELD_NUMBER: builtins.int
+    BIDIRECTIONAL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name to use in requests."""
     state: Global___ModelState.ValueType
     """Whether it answers."""
     family: builtins.str
-    """Family of forward pass: gpt2, llama, gemma3."""
+    """Family of forward pass: gpt2, llama, gemma3, bert, modernbert."""
     architecture: builtins.str
     """The checkpoint's own architecture name."""
+    bidirectional: builtins.bool
+    """A token's row depends on the tokens behind it too (an encoder), so a text is computed as a whole."""
     @property
     def fingerprint(self) -> headstream.v1.types_pb2.ModelFingerprint:
         """Which numbers it gives."""
@@ -162,6 +167,10 @@ class Model(google.protobuf.message.Message):
     def eos_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Its end-of-text tokens."""
 
+    @property
+    def embedding(self) -> Global___EmbeddingDefaults:
+        """How its own vectors are made: what holds where a request does not say."""
+
     def __init__(
         self,
         *,
@@ -174,11 +183,69 @@ class Model(google.protobuf.message.Message):
         limits: Global___Limits | None = ...,
         capabilities: collections.abc.Iterable[Global___Capability] | None = ...,
         eos_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        embedding: Global___EmbeddingDefaults | None = ...,
+        bidirectional: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "limits", b"limits", "sizes", b"sizes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "capabilities", b"capabilities", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sizes", b"sizes", "state", b"state"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["embedding", b"embedding", "fingerprint", b"fingerprint", "limits", b"limits", "sizes", b"sizes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "bidirectional", b"bidirectional", "capabilities", b"capabilities", "embedding", b"embedding", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sizes", b"sizes", "state", b"state"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class EmbeddingDefaults(google.protobuf.message.Message):
+    """How a model's own vectors are made."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class PromptsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    POOLING_FIELD_NUMBER: builtins.int
+    POOL_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    POOL_PROMPT_FIELD_NUMBER: builtins.int
+    NORMALIZE_FIELD_NUMBER: builtins.int
+    PROMPTS_FIELD_NUMBER: builtins.int
+    DEFAULT_PROMPT_NAME_FIELD_NUMBER: builtins.int
+    pooling: headstream.v1.embeddings_service_pb2.Pooling.ValueType
+    """From tokens to one vector."""
+    pool_special_tokens: builtins.bool
+    """Its mean and max go over special tokens too, other than MEAN and MAX of a request."""
+    pool_prompt: builtins.bool
+    """The tokens of a prompt are pooled with those of the text."""
+    normalize: builtins.bool
+    """Vectors are scaled to length 1."""
+    default_prompt_name: builtins.str
+    """The one that is put before texts unasked. Empty: none."""
+    @property
+    def prompts(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Prompts by name."""
+
+    def __init__(
+        self,
+        *,
+        pooling: headstream.v1.embeddings_service_pb2.Pooling.ValueType = ...,
+        pool_special_tokens: builtins.bool = ...,
+        pool_prompt: builtins.bool = ...,
+        normalize: builtins.bool = ...,
+        prompts: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        default_prompt_name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["default_prompt_name", b"default_prompt_name", "normalize", b"normalize", "pool_prompt", b"pool_prompt", "pool_special_tokens", b"pool_special_tokens", "pooling", b"pooling", "prompts", b"prompts"]) -> None: ...
+
+Global___EmbeddingDefaults: typing_extensions.TypeAlias = EmbeddingDefaults
 
 @typing.final
 class ModelSizes(google.protobuf.message.Message):

@@ -17,7 +17,13 @@ from headstream.server.offsets import TokenizedText
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.together import gather
 from headstream.server.wire.embed import VectorOptions
-from headstream.server.wire.inputs import check_length, cut_tokens, parse_input
+from headstream.server.wire.inputs import (
+    ParsedInput,
+    TextInput,
+    check_length,
+    cut_tokens,
+    parse_input,
+)
 from headstream.server.wire.spans import parse_spans, pool_positions
 from headstream.server.wire.vectors import finish_vectors
 from headstream.v1 import embeddings_service_pb2 as pb
@@ -66,18 +72,38 @@ class Embedder:
         try:
             spans = parse_spans(f"{field}.spans", message.spans)
             parsed = parse_input(f"{field}.input", message.input, limits, truncate=options.truncate)
-            tokens = await tokenize(self._model, parsed)
+            prompt = options.prompt_of(parsed)
+            tokens = await tokenize(self._model, parsed, prompt)
             kept = cut_tokens(tokens, limits.max_model_len) if options.truncate else tokens
             check_length(f"{field}.input", len(kept), limits)
-            positions = pool_positions(field, kept, spans, options.unit, options.pooling)
+            positions = pool_positions(
+                field,
+                kept,
+                spans,
+                options.unit,
+                options.pooling,
+                prompt=prompt,
+                first=await self._first_pooled(parsed, prompt),
+            )
         except InvalidRequest as error:
             return error
         truncated = parsed.cut or len(kept) < len(tokens)
         return _Item(kept, positions, single=not spans, truncated=truncated)
 
+    async def _first_pooled(self, parsed: ParsedInput, prompt: str) -> int:
+        """The position where pooling begins: behind the prompt, for models that leave it out.
+
+        Its tokens are those of the prompt alone, as sentence-transformers counts them: the last may
+        have merged with the text's first.
+        """
+        if not prompt or self._options.pool_prompt or not isinstance(parsed, TextInput):
+            return 0
+        alone = await tokenize(self._model, TextInput(prompt, parsed.skip_special))
+        return len(alone) - (alone.special[-1:] == (True,))
+
     async def _run(self, ticket: Ticket, item: _Item) -> pb.EmbedResult:
         options = self._options
-        pool = PoolSpec(layer=options.layer, kind=options.pooling, spans=item.positions)
+        pool = PoolSpec(layer=options.layer, kind=options.pooling.kind, spans=item.positions)
         pooled: WireTensor | None = None
         events = run_sequence(
             self._model, self._metrics, ticket, item.tokens.ids, outputs=Outputs(pool=pool)

@@ -52,7 +52,7 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         n_layers=ready.n_layers,
         max_text_bytes=settings.max_text_bytes or BYTES_PER_TOKEN * longest,
         max_inputs=settings.max_inputs,
-        max_new_tokens=min(settings.max_new_tokens, longest - 1),
+        max_new_tokens=min(settings.max_new_tokens, longest - 1) if ready.unembeds else 0,
         max_top_k=min(settings.max_top_k, ready.d_vocab),
         max_reply_bytes=settings.max_reply_bytes,
         max_message_bytes=settings.max_message_bytes,

@@ -17,6 +17,7 @@ from headstream.server.errors import (
     EngineUnavailable,
     ModelLoading,
     ModelNotFound,
+    NotServed,
 )
 from headstream.server.limits import Limits, resolve_limits
 from headstream.server.session_tokens import AllSessions
@@ -56,13 +57,14 @@ class ServedModel:
         if ready is None:
             raise EngineStartError(f"{self.name}: the engine started without saying what it holds")
         tokenizer = await asyncio.to_thread(TextTokenizer.from_directory, Path(ready.directory))
-        self.handle.teach(
-            Vocabulary(
-                tokens=await asyncio.to_thread(tokenizer.surfaces.list, ready.d_vocab),
-                special_ids=tuple(sorted(tokenizer.surfaces.special_ids)),
-                eos_ids=ready.eos_ids,
+        if ready.unembeds:
+            self.handle.teach(
+                Vocabulary(
+                    tokens=await asyncio.to_thread(tokenizer.surfaces.list, ready.d_vocab),
+                    special_ids=tuple(sorted(tokenizer.surfaces.special_ids)),
+                    eos_ids=ready.eos_ids,
+                )
             )
-        )
         limits = resolve_limits(settings, ready)
         self.loaded = LoadedModel(
             name=self.name,
@@ -118,3 +120,16 @@ class Models:
         if model.loaded is None or not model.serving:
             raise ModelLoading("the model is being loaded")
         return model.loaded
+
+    def get_for_logits(self, name: str, method: str) -> LoadedModel:
+        """The same, for a method that needs next-token logits.
+
+        Raises:
+            NotServed: The model gives vectors only.
+        """
+        model = self.get(name)
+        if not model.ready.unembeds:
+            raise NotServed(
+                f"{method}: {model.name!r} ({model.ready.architecture}) gives no logits, only vectors"
+            )
+        return model

@@ -31,8 +31,11 @@ _REFUSALS: dict[FinishReason | None, tuple[str, str]] = {
 }
 
 
-async def tokenize(model: LoadedModel, parsed: ParsedInput) -> TokenizedText:
-    """The tokens of an input, in a thread: a long text takes long."""
+async def tokenize(model: LoadedModel, parsed: ParsedInput, prompt: str = "") -> TokenizedText:
+    """The tokens of an input, in a thread: a long text takes long.
+
+    ``prompt``: put before a text, and read as one with it.
+    """
     started = time.perf_counter_ns()
     if isinstance(parsed, IdsInput):
         tokens = await asyncio.to_thread(model.tokenizer.describe, parsed.ids)
@@ -40,7 +43,7 @@ async def tokenize(model: LoadedModel, parsed: ParsedInput) -> TokenizedText:
         tokens = await asyncio.to_thread(_encode_chat, model.tokenizer, parsed)
     else:
         tokens = await asyncio.to_thread(
-            model.tokenizer.encode, parsed.text, skip_special=parsed.skip_special
+            model.tokenizer.encode, prompt + parsed.text, skip_special=parsed.skip_special
         )
     call = current_call()
     call.tokenize_ns = max(call.tokenize_ns, time.perf_counter_ns() - started)

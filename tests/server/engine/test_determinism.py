@@ -15,25 +15,32 @@ import pytest
 import contract_requests
 from contract_requests import PROMPT, REQUESTS, Case, digest, text
 from engine_crowd import check_same, crowd
-from engine_trace import D_VOCAB, DTYPES, FAMILIES, News, Trace, alone, everything, same, save_tiny
+from engine_trace import DTYPES, News, Trace, alone, everything, same
 from headstream.model.families import ARCHITECTURES
-from headstream.model.outputs import Outputs, SamplingParams
+from headstream.model.outputs import Outputs, PoolSpec, SamplingParams
 from headstream.server.engine import build
 from headstream.server.engine import sequence as sequence_module
 from model_reference import PLAIN_KERNELS
+from tiny_models import D_VOCAB, DECODERS, ENCODERS, save_tiny
 
+POOL = Outputs(pool=PoolSpec(-1, "mean", ((0,),)))
 Situation = Callable[[Case], list[News]]
 
 
 def in_a_crowd(case: Case) -> list[News]:
     rng = random.Random(1)
-    requests = [{"token_ids": text(i, 1 + 37 * i), "max_new_tokens": 30} for i in range(12)]
-    for request in REQUESTS.values():
+    requests: list[dict[str, Any]] = [
+        {"token_ids": text(i, 1 + 37 * i)}
+        | ({"outputs": POOL} if case.family in ENCODERS else {"max_new_tokens": 30})
+        for i in range(12)
+    ]
+    for request in case.requests.values():
         requests.insert(rng.randrange(len(requests)), request)
     trace = case.trace(max_num_batched_tokens=700, max_num_seqs=9)
     news = crowd(trace, requests, rng, aborts=0.0)
-    assert max(report.stats.num_seqs for report in trace.reports) > 5
-    return [news[requests.index(request)] for request in REQUESTS.values()]
+    together = max(report.stats.num_seqs for report in trace.reports)
+    assert together > (1 if case.family in ENCODERS else 5)
+    return [news[requests.index(request)] for request in case.requests.values()]
 
 
 def in_chunks(case: Case) -> list[News]:
@@ -97,21 +104,16 @@ SITUATIONS: list[Situation] = [
 ]
 
 
-def differing(news: list[News], lone: list[News]) -> list[str]:
+def differing(case: Case, news: list[News], lone: list[News]) -> list[str]:
     """The requests that got other bits."""
-    return [name for name, a, b in zip(REQUESTS, news, lone, strict=True) if not same(a, b)]
+    return [name for name, a, b in zip(case.requests, news, lone, strict=True) if not same(a, b)]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Directory of a small model of each family."""
-    return {family: save_tiny(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
-
-
-@pytest.fixture(params=FAMILIES)
-def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
-    """The directory of each family."""
-    return checkpoints[request.param]
+    families = (*DECODERS, *ENCODERS)
+    return {family: save_tiny(family, tmp_path_factory.mktemp(family)) for family in families}
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -127,8 +129,8 @@ def kernels(request: pytest.FixtureRequest) -> str:
 def restarted(checkpoints: dict[str, Path], cache_dir: Path) -> dict[Case, list[str]]:
     """Digests of what the requests get alone in a process of their own."""
     cases = [
-        Case(str(directory), str(cache_dir), dtype, kernels)
-        for directory in checkpoints.values()
+        Case(family, str(directory), str(cache_dir), dtype, kernels)
+        for family, directory in checkpoints.items()
         for dtype in ("float32", "bfloat16")
         for kernels in ("native", "torch")
     ]
@@ -138,41 +140,54 @@ def restarted(checkpoints: dict[str, Path], cache_dir: Path) -> dict[Case, list[
 
 
 def test_every_family_is_here() -> None:
-    assert FAMILIES.keys() == set(ARCHITECTURES.values())
+    assert DECODERS.keys() | ENCODERS.keys() == set(ARCHITECTURES.values())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.fixture(params=DTYPES)
+def make_case(
+    request: pytest.FixtureRequest, checkpoints: dict[str, Path], cache_dir: Path
+) -> Callable[[str, str], Case]:
+    """From a family and kernels."""
+    dtype: str = request.param
+    return lambda family, kernels: Case(
+        family, str(checkpoints[family]), str(cache_dir), dtype, kernels
+    )
+
+
+@pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
 def test_the_same_bits_in_every_situation(
-    checkpoint: Path,
-    dtype: str,
+    family: str,
     kernels: str,
-    cache_dir: Path,
+    make_case: Callable[[str, str], Case],
     restarted: dict[Case, list[str]],
 ) -> None:
-    """Alone, in a crowd, in chunks, from the prefix cache, preempted, and in another process."""
-    case = Case(str(checkpoint), str(cache_dir), dtype, kernels)
+    """Alone, in a crowd, in chunks, from the prefix cache, preempted, and in another process.
+
+    An encoder reads a text in one step and keeps nothing of it, so the middle ones are not its own.
+    """
+    case = make_case(family, kernels)
     assert case.trace().ready.batch_invariant
     lone = case.alone()
-    assert len(set(lone[0].token_ids)) > 20, "it is a text"
-    for situation in SITUATIONS:
-        assert not differing(situation(case), lone), situation.__name__
+    assert family in ENCODERS or len(set(lone[0].token_ids)) > 20, "it is a text"
+    for situation in [in_a_crowd] if family in ENCODERS else SITUATIONS:
+        assert not differing(case, situation(case), lone), situation.__name__
     assert [digest(news) for news in lone] == restarted[case]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_operators_without_such_care_say_so_and_differ(
-    checkpoint: Path, dtype: str, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, make_case: Callable[[str, str], Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: what torch offers computes a row by the number of rows beside it."""
     monkeypatch.setattr(build, "load_kernels", lambda *_: PLAIN_KERNELS)
-    case = Case(str(checkpoint), str(cache_dir), dtype, "plain")
+    case = make_case(family, "plain")
     assert not case.trace().ready.batch_invariant
     lone = case.alone()
-    assert not differing(case.alone(), lone)
-    assert differing(in_a_crowd(case), lone) == ["generate"]
-    if dtype == "float32":
-        assert differing(in_chunks(case), lone) == ["generate"]
-        assert differing(preempted(case), lone) == ["generate"]
+    assert not differing(case, case.alone(), lone)
+    assert differing(case, in_a_crowd(case), lone) == ["generate"]
+    if case.dtype == "float32":
+        assert differing(case, in_chunks(case), lone) == ["generate"]
+        assert differing(case, preempted(case), lone) == ["generate"]
 
 
 def _request(rng: random.Random) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_trace import D_VOCAB, News, Trace, alone, same
+from engine_trace import News, Trace, alone, same
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams
 from headstream.server import grammar_text
 from headstream.server.engine.messages import Abort, Vocabulary
 from headstream.server.wire.constraint import parse_constraint
 from headstream.v1 import logits_service_pb2 as pb
+from tiny_models import D_VOCAB
 
 EOS = 1
 PAIRS = [b'",', b'":', b'{"', b"], ", b"true", b"false", b"10", b"ab", b"name", b'"}']
@@ -219,6 +220,15 @@ def test_without_a_vocabulary_grammars_are_refused(tiny_gemma: Path, cache_dir: 
     sequence_id = trace.submit(PROMPT, 5, grammar=DATE)
     trace.run()
     assert trace.news[sequence_id].finish == "refused"
+
+
+def test_where_no_token_ends_a_text_grammars_are_refused(tiny_gemma: Path, cache_dir: Path) -> None:
+    trace = Trace(tiny_gemma, cache_dir)
+    trace.core.handle(Vocabulary(tokens=TOKENS, special_ids=(0, 1, 2), eos_ids=()))
+    refused = trace.submit(PROMPT, 5, grammar=DATE)
+    free = trace.submit(PROMPT, 5)
+    trace.run()
+    assert (trace.news[refused].finish, trace.news[free].finish) == ("refused", "length")
 
 
 def test_an_aborted_sequence_is_not_waited_for(trace: Trace) -> None:

@@ -137,3 +137,30 @@ def test_random_traces_leak_nothing_and_finish_all() -> None:
         assert not scheduler.has_work
         assert all(sequence.is_done for sequence in alive.values())
         assert scheduler.num_blocks_used == 0
+
+
+# --- Sequences that cannot be cut ---
+
+
+def _whole(sequence_id: int, length: int) -> Sequence:
+    spec = _sequence(sequence_id, length, new=0).spec
+    return Sequence(spec, arrival_ns=0, is_whole=True)
+
+
+def test_a_whole_text_is_never_cut() -> None:
+    scheduler = _scheduler(budget=512)
+    for sequence_id, length in enumerate((300, 100, 300, 20), start=1):
+        scheduler.add(_whole(sequence_id, length))
+    assert step(scheduler) == {1: 300, 2: 100}
+    assert step(scheduler) == {3: 300, 4: 20}
+
+
+def test_a_whole_text_longer_than_a_step_has_one_of_its_own() -> None:
+    scheduler = _scheduler(budget=512)
+    for sequence_id, length in enumerate((40, 700, 512, 1), start=1):
+        scheduler.add(_whole(sequence_id, length))
+    assert step(scheduler) == {1: 40}
+    assert step(scheduler) == {2: 700}
+    assert step(scheduler) == {3: 512}
+    assert step(scheduler) == {4: 1}
+    assert not scheduler.has_work

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import front_values
+from headstream.model.outputs import EmbeddingDefaults
 from headstream.server.errors import InvalidRequest
 from headstream.server.wire.embed import parse_options
 from headstream.server.wire.generate import parse_generate
@@ -63,7 +64,8 @@ def layers(*values: int) -> Any:
 
 
 def options(**fields: Any) -> Any:
-    return parse_options("options", embed_pb.EmbedOptions(**fields), LIMITS)
+    defaults = EmbeddingDefaults(prompts={"query": "q: "})
+    return parse_options("options", embed_pb.EmbedOptions(**fields), LIMITS, defaults)
 
 
 TOP_K, CHOSEN, FULL = pb.LOGITS_MODE_TOP_K, pb.LOGITS_MODE_CHOSEN, pb.LOGITS_MODE_FULL
@@ -213,6 +215,16 @@ EDGES: list[tuple[str, Check, Check]] = [
         "options.dtype",
         lambda: options(dtype=tensor_pb2.DATA_TYPE_INT8),
         lambda: options(dtype=tensor_pb2.DATA_TYPE_INT8, normalize=False),
+    ),
+    (
+        "options.prompt_name",
+        lambda: options(prompt_name="query"),
+        lambda: options(prompt_name="question"),
+    ),
+    (
+        "options.prompt_text",
+        lambda: options(prompt_text="a" * 20),
+        lambda: options(prompt_text="a" * 21),
     ),
 ]
 

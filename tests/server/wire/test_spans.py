@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 import tiny_tokenizers
+from headstream.model.outputs import PoolKind
 from headstream.server.errors import InvalidRequest
 from headstream.server.offsets import TokenizedText
 from headstream.server.tokenizer import TextTokenizer
-from headstream.server.wire.spans import OffsetUnit, PoolKind, parse_spans, pool_positions
+from headstream.server.wire.spans import OffsetUnit, PoolRule, parse_spans, pool_positions
 from headstream.v1 import embeddings_service_pb2 as pb
 
 TOKENS = TokenizedText(  # <bos> | né | e | 日(two parts) | x
@@ -21,7 +22,7 @@ TOKENS = TokenizedText(  # <bos> | né | e | 日(two parts) | x
 def positions(
     spans: list[tuple[int, int]], unit: OffsetUnit = "byte", kind: PoolKind = "mean"
 ) -> tuple[tuple[int, ...], ...]:
-    return pool_positions("inputs[0]", TOKENS, spans, unit, kind)
+    return pool_positions("inputs[0]", TOKENS, spans, unit, PoolRule(kind))
 
 
 @pytest.mark.parametrize(
@@ -69,5 +70,35 @@ def test_only_special_tokens_is_an_error_for_a_mean() -> None:
     tokenizer = TextTokenizer(tiny_tokenizers.byte_level_tokenizer())
     only = tokenizer.describe([0])
     with pytest.raises(InvalidRequest, match="special"):
-        pool_positions("inputs[0]", only, [], "byte", "mean")
-    assert pool_positions("inputs[0]", only, [], "byte", "last") == ((0,),)
+        pool_positions("inputs[0]", only, [], "byte", PoolRule("mean"))
+    assert pool_positions("inputs[0]", only, [], "byte", PoolRule("last")) == ((0,),)
+    assert pool_positions("inputs[0]", only, [], "byte", PoolRule("mean", special=True)) == ((0,),)
+
+
+def test_special_tokens_are_pooled_where_the_model_does_so() -> None:
+    rule = PoolRule("mean", special=True)
+    assert pool_positions("inputs[0]", TOKENS, [], "byte", rule) == ((0, 1, 2, 3, 4, 5),)
+    assert pool_positions("inputs[0]", TOKENS, [(0, 4)], "byte", rule) == ((1, 2),), "not in spans"
+
+
+@pytest.mark.parametrize(("unit", "span"), [("byte", (0, 3)), ("char", (0, 1))])
+def test_spans_are_counted_from_the_end_of_the_prompt(
+    unit: OffsetUnit, span: tuple[int, int]
+) -> None:
+    """The prompt is "née": four bytes, three characters."""
+    found = pool_positions(
+        "inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), prompt="née"
+    )
+    assert found == ((3, 4), (3, 4, 5))
+
+
+def test_pooling_begins_behind_the_prompt_where_the_model_wants_it() -> None:
+    def pooled(kind: PoolKind, first: int) -> tuple[int, ...]:
+        rule = PoolRule(kind, special=True)
+        return pool_positions("inputs[0]", TOKENS, [], "byte", rule, prompt="née", first=first)[0]
+
+    assert pooled("mean", 3) == (3, 4, 5)
+    assert pooled("cls", 3) == (3,)
+    assert pooled("last", 3) == (5,)
+    with pytest.raises(InvalidRequest, match="no token is left"):
+        pooled("mean", 6)

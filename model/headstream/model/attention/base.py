@@ -24,6 +24,7 @@ class AttentionSpec:
     d_head: int  # D
     scale: float  # multiplies q . k
     window: int | None = None  # a row sees itself and the window - 1 rows before it; None: all
+    causal: bool = True  # otherwise it sees the rows behind it too, as far as those before it
 
 
 class Attend(Protocol):

@@ -81,24 +81,35 @@ class SdpaAttention:
         self, spec: AttentionSpec, prompt: _Prompt, q: Tensor, pools: Pools, z: Tensor
     ) -> None:
         """Fill the prompt's rows of ``z``, tile by tile."""
-        group = spec.n_heads // spec.n_kv_heads
         first = _first_key(spec, prompt.start)
         # [keys, G, D] each, from position `first` on
         keys, values = (_gather(pool, prompt, first) for pool in pools)
         for begin, end in prompt.tiles():
             rows = slice(prompt.row + begin - prompt.start, prompt.row + end - prompt.start)
             visible = slice(_first_key(spec, begin) - first, end - first)
-            # KV heads stand on the batch axis, so each serves its query heads without a copy.
-            query = q[rows].unflatten(1, (spec.n_kv_heads, group)).permute(1, 2, 0, 3)
-            key, value = (
-                t[visible].permute(1, 0, 2).unsqueeze(1).expand(-1, group, -1, -1)
-                for t in (keys, values)
-            )  # [G, group, keys, D]
             mask = self._masks.get(spec.window, end - begin, visible.stop - visible.start, q.dtype)
-            tile = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=mask is None, scale=spec.scale
-            )  # [G, group, T, D]
-            z[rows] = tile.permute(2, 0, 1, 3).flatten(1, 2)  # [T, H, D]
+            z[rows] = attend_tile(
+                spec, q[rows], keys[visible], values[visible], mask=mask, is_causal=mask is None
+            )
+
+
+def attend_tile(
+    spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, is_causal: bool
+) -> Tensor:
+    """Rows q [T, H, D] over k, v [keys, G, D]: [T, H, D].
+
+    ``mask``: [T, keys], added to the scores. ``is_causal``: row i sees the keys up to i.
+    """
+    group = spec.n_heads // spec.n_kv_heads
+    # KV heads stand on the batch axis, so each serves its query heads without a copy.
+    query = q.unflatten(1, (spec.n_kv_heads, group)).permute(1, 2, 0, 3)  # [G, group, T, D]
+    key, value = (
+        t.permute(1, 0, 2).unsqueeze(1).expand(-1, group, -1, -1) for t in (k, v)
+    )  # [G, group, keys, D]
+    tile = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=is_causal, scale=spec.scale
+    )  # [G, group, T, D]
+    return tile.permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def _first_key(spec: AttentionSpec, position: int) -> int:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from headstream.model.config import ModelConfig
 from headstream.model.errors import UnsupportedModelError
 from headstream.model.families.base import Model
+from headstream.model.families.bert import BertModel
 from headstream.model.families.gemma3 import Gemma3Model
 from headstream.model.families.gpt2 import GPT2Model
 from headstream.model.families.llama import LlamaModel
+from headstream.model.families.modernbert import ModernBertModel
 from headstream.model.kernels import Kernels
 from headstream.model.weights import Weights
 
@@ -19,15 +21,33 @@ _FAMILIES: dict[str, Callable[[ModelConfig, Weights, Kernels], Model]] = {
     "gpt2": GPT2Model,
     "llama": LlamaModel,
     "gemma3": Gemma3Model,
+    "bert": BertModel,
+    "modernbert": ModernBertModel,
 }
 
 ARCHITECTURES: dict[str, str] = {
     "GPT2LMHeadModel": "gpt2",
+    "GPT2Model": "gpt2",
     "LlamaForCausalLM": "llama",
+    "LlamaModel": "llama",
     "MistralForCausalLM": "llama",
+    "MistralModel": "llama",
     "Qwen2ForCausalLM": "llama",
+    "Qwen2Model": "llama",
     "Qwen3ForCausalLM": "llama",
+    "Qwen3Model": "llama",
     "Gemma3ForCausalLM": "gemma3",
+    "Gemma3TextModel": "gemma3",
+    "BertModel": "bert",
+    "BertForMaskedLM": "bert",
+    "RobertaModel": "bert",
+    "RobertaForMaskedLM": "bert",
+    "XLMRobertaModel": "bert",
+    "XLMRobertaForMaskedLM": "bert",
+    "DistilBertModel": "bert",
+    "DistilBertForMaskedLM": "bert",
+    "ModernBertModel": "modernbert",
+    "ModernBertForMaskedLM": "modernbert",
 }
 """A checkpoint's own word for itself -> the family that computes it."""
 

@@ -13,10 +13,14 @@ from headstream.model.layers.unembedding import Unembedding
 
 
 class Model(Protocol):
-    """A decoder: static embeddings, a residual stream that layers add to, an unembedding."""
+    """Static embeddings, a residual stream that layers add to, and mostly an unembedding."""
 
     config: ModelConfig
-    unembed: Unembedding  # of rows behind the final norm
+
+    @property
+    def unembed(self) -> Unembedding | None:
+        """Logits of rows behind the final norm; None: the model gives vectors only."""
+        ...
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
         """Rows of E [n, d] for ``input_ids`` int64 [n], scaled as the layers see them."""

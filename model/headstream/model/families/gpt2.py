@@ -16,7 +16,7 @@ from headstream.model.kernels import Kernels
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.mlp import MLP
-from headstream.model.layers.norm import LayerNorm
+from headstream.model.layers.norm import layer_norm_affine
 from headstream.model.layers.qkv import QKV
 from headstream.model.layers.unembedding import Unembedding
 from headstream.model.weights import Weights
@@ -33,7 +33,8 @@ class GPT2Model:
         self._layers = [
             GPT2Layer(config, index, weights, kernels) for index in range(config.n_layers)
         ]
-        self._norm = _norm(config, weights, "ln_f")
+        self._norm = layer_norm_affine(config, weights, "ln_f")
+        self._layer_norm = kernels.layer_norm
         self.unembed = Unembedding.take(config, weights, self._embed, kernels)
 
     def static_embeddings(self, input_ids: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class GPT2Model:
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""
-        return self._norm(resid)
+        return self._layer_norm(resid, self._norm)
 
 
 class GPT2Layer:
@@ -60,13 +61,13 @@ class GPT2Layer:
     def __init__(self, config: ModelConfig, index: int, weights: Weights, kernels: Kernels) -> None:
         d, name = config.d_model, f"h.{index}"
         self._index = index
-        self._add = kernels.add
-        self._norm_attention = _norm(config, weights, f"{name}.ln_1")
+        self._kernels = kernels
+        self._norm_attention = layer_norm_affine(config, weights, f"{name}.ln_1")
         qkv = _transposed(weights, f"{name}.attn.c_attn", 3 * d, d)
         self._qkv = QKV(qkv, config.attention[index], None, kernels)
         out = _transposed(weights, f"{name}.attn.c_proj", d, d)
         self._out = kernels.linear(out.weight, out.bias)
-        self._norm_mlp = _norm(config, weights, f"{name}.ln_2")
+        self._norm_mlp = layer_norm_affine(config, weights, f"{name}.ln_2")
         self._mlp = MLP(
             _transposed(weights, f"{name}.mlp.c_fc", config.d_mlp, d),
             _transposed(weights, f"{name}.mlp.c_proj", d, config.d_mlp),
@@ -76,16 +77,12 @@ class GPT2Layer:
 
     def __call__(self, resid: Tensor, positions: Tensor, attend: Attend) -> None:
         """Add to ``resid`` [N, d] in place."""
-        q, k, v = self._qkv(self._norm_attention(resid), positions)  # [N, H, D] each
+        x = self._kernels.layer_norm(resid, self._norm_attention)
+        q, k, v = self._qkv(x, positions)  # [N, H, D] each
         z = attend(self._index, q, k, v).flatten(1)  # [N, H * D]
-        self._add(resid, self._out(z), None)
-        self._add(resid, self._mlp(self._norm_mlp(resid)), None)
-
-
-def _norm(config: ModelConfig, weights: Weights, name: str) -> LayerNorm:
-    shape = (config.d_model,)
-    weight, bias = weights.take(f"{name}.weight", shape), weights.take(f"{name}.bias", shape)
-    return LayerNorm(weight, bias, config.norm_eps)
+        self._kernels.add(resid, self._out(z), None)
+        x = self._kernels.layer_norm(resid, self._norm_mlp)
+        self._kernels.add(resid, self._mlp(x), None)
 
 
 def _transposed(weights: Weights, name: str, out: int, width: int) -> LinearWeights:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from headstream.model.attention.base import AttentionSpec
-from headstream.model.kernels import attend, gate, linear, norm, turn_heads, unembed
+from headstream.model.kernels import attend, gate, layer_norm, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.gate import Gate
-from headstream.model.kernels.linear import MakeGated, MakeLinear, NativeLinear
+from headstream.model.kernels.layer_norm import LayerNorm, NativeLayerNorm, PostNorm
+from headstream.model.kernels.linear import MakeActivated, MakeGated, MakeLinear, NativeLinear
 from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.panels import PackPanels
 from headstream.model.kernels.turn_heads import TurnHeads
@@ -35,10 +36,13 @@ class Kernels:
 
     name: str  # native | torch
     linear: MakeLinear
+    activated: MakeActivated
     gated: MakeGated
     rms_norm: RmsNorm
     add: Add
     add_norm: AddNorm
+    layer_norm: LayerNorm
+    post_norm: PostNorm
     turn_heads: TurnHeads
     gate: Gate
     unembed: MakeUnembed
@@ -49,10 +53,13 @@ class Kernels:
 TORCH_KERNELS = Kernels(
     name="torch",
     linear=linear.make_linear_torch,
+    activated=linear.make_activated_torch,
     gated=linear.make_gated_torch,
     rms_norm=norm.rms_norm_torch,
     add=norm.add_torch,
     add_norm=norm.add_norm_torch,
+    layer_norm=layer_norm.layer_norm_torch,
+    post_norm=layer_norm.post_norm_torch,
     turn_heads=turn_heads.turn_heads_torch,
     gate=gate.gate_torch,
     unembed=unembed.make_unembed_torch,
@@ -64,6 +71,7 @@ TORCH_KERNELS = Kernels(
 TORCH_INT8_KERNELS = replace(
     TORCH_KERNELS,
     linear=linear.make_linear_int8_torch,
+    activated=linear.make_activated_int8_torch,
     gated=linear.make_gated_int8_torch,
     unembed=unembed.make_unembed_int8_torch,
 )
@@ -83,13 +91,17 @@ def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernel
         native_gate = gate.load_native(cache_dir)
         pack = PackPanels(cache_dir, int8=int8)
         linears, norms = NativeLinear(cache_dir, pack, native_gate), NativeNorm(cache_dir)
+        layer_norms = NativeLayerNorm(cache_dir)
         return Kernels(
             name="native",
             linear=linears.linear,
+            activated=linears.activated,
             gated=linears.gated,
             rms_norm=norms.rms_norm,
             add=norms.add,
             add_norm=norms.add_norm,
+            layer_norm=layer_norms.layer_norm,
+            post_norm=layer_norms.post_norm,
             turn_heads=turn_heads.load_native(cache_dir),
             gate=native_gate,
             unembed=NativeUnembed(cache_dir, pack),

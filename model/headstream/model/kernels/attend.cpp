@@ -35,14 +35,25 @@ struct Shape {
   int64_t q_stride, kv_stride;  // between the rows of q, and of k and v
   int64_t table_stride;
   int64_t window;  // 0: all keys
+  bool causal;     // otherwise a row sees keys behind it too, as far as those before it
   float scale;
   int64_t group() const { return n_heads / kv.n_kv_heads; }
+
+  // The keys [first_key, end_key) that the row at `position` sees, of a sequence that has `context`.
+  int64_t first_key(int64_t position) const {
+    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
+  }
+  int64_t end_key(int64_t position, int64_t context) const {
+    if (causal) return position + 1;
+    return window > 0 ? std::min(context, position + window) : context;
+  }
 };
 
 // One unit of work: the rows of `positions` tokens from row `row` on, for one KV head, over chunks
 // [begin, end).
 struct Task {
   int64_t row, position, positions, kv_head;
+  int64_t context;  // keys of the sequence
   const int32_t* blocks;
   int64_t begin, end;
   int64_t partial;  // where the partial softmax goes; -1: the chunks are all there are
@@ -143,17 +154,17 @@ void attend_chunks(const Shape& s, const Task& task, const T* q, const T* k_pool
                    Scratch<T>& scratch, Partial* totals) {
   const int64_t width = s.kv.width(), rows = task.positions * s.group();
   copy_query(s, task, q, scratch);
-  const int64_t last = task.position + task.positions;
-  const int64_t seen = s.window > 0 ? std::max<int64_t>(0, task.position + 1 - s.window) : 0;
+  const int64_t seen = s.first_key(task.position);
+  const int64_t last = s.end_key(task.position + task.positions - 1, task.context);
   for (int64_t chunk = task.begin; chunk < task.end; ++chunk) {
     const int64_t base = chunk * kChunk;
     const Keys keys{base, std::max(base, seen / kLanes * kLanes), std::min(base + kChunk, last)};
     score(s, task, k_pool, v_pool, keys, scratch);
     Partial parts[kTileRows];
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t stop = task.position + row / s.group() + 1;
-      const int64_t from = s.window > 0 ? std::clamp<int64_t>(stop - s.window - base, 0, kChunk) : 0;
-      const int64_t to = std::clamp<int64_t>(stop - base, from, kChunk);
+      const int64_t position = task.position + row / s.group();
+      const int64_t from = std::clamp<int64_t>(s.first_key(position) - base, 0, kChunk);
+      const int64_t to = std::clamp<int64_t>(s.end_key(position, task.context) - base, from, kChunk);
       parts[row] = weigh(scratch.scores.get() + row * kChunk, s.scale, from, to,
                          scratch.weights.get() + row * kChunk, scratch.values.get() + row * width);
     }
@@ -182,16 +193,17 @@ std::vector<Task> plan(const Shape& s, const Step& step, int64_t& partials) {
   const int64_t most = std::max<int64_t>(1, kTileRows / s.group());
   for (int64_t seq = 0; seq < step.seqs; ++seq) {
     const int64_t rows = step.cu_seqlens[seq + 1] - step.cu_seqlens[seq];
+    const int64_t context = step.contexts[seq];
     for (int64_t done = 0; done < rows; done += most) {
       const int64_t positions = std::min(most, rows - done);
-      const int64_t position = step.contexts[seq] - rows + done;
-      const int64_t seen = s.window > 0 ? std::max<int64_t>(0, position + 1 - s.window) : 0;
-      const int64_t begin = seen / kChunk, end = (position + positions + kChunk - 1) / kChunk;
+      const int64_t position = context - rows + done;
+      const int64_t begin = s.first_key(position) / kChunk;
+      const int64_t end = (s.end_key(position + positions - 1, context) + kChunk - 1) / kChunk;
       const int64_t share = rows <= most ? 1 : end - begin;
       for (int64_t g = 0; g < s.kv.n_kv_heads; ++g)
         for (int64_t chunk = begin; chunk < end; chunk += share) {
           const bool split = end - begin > share;
-          tasks.push_back({step.cu_seqlens[seq] + done, position, positions, g,
+          tasks.push_back({step.cu_seqlens[seq] + done, position, positions, g, context,
                            step.block_table + seq * s.table_stride, chunk, chunk + share,
                            split ? partials : -1});
           if (split) partials += positions * s.group();
@@ -261,18 +273,18 @@ extern "C" int attend_float32(const float* q, const float* k, const float* v, fl
     const int64_t* slots, const int32_t* cu_seqlens, const int32_t* contexts,
     const int32_t* block_table, int64_t rows, int64_t seqs, int64_t table_stride,
     int64_t q_stride, int64_t kv_stride, int64_t n_heads, int64_t n_kv_heads, int64_t d_head,
-    int64_t block_size, int64_t window, float scale) {
+    int64_t block_size, int64_t window, int64_t causal, float scale) {
   return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
                 Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
-                      window, scale});
+                      window, causal != 0, scale});
 }
 
 extern "C" int attend_bfloat16(const headstream::Bf16* q, const headstream::Bf16* k, const headstream::Bf16* v, headstream::Bf16* k_pool, headstream::Bf16* v_pool, headstream::Bf16* z,
     const int64_t* slots, const int32_t* cu_seqlens, const int32_t* contexts,
     const int32_t* block_table, int64_t rows, int64_t seqs, int64_t table_stride,
     int64_t q_stride, int64_t kv_stride, int64_t n_heads, int64_t n_kv_heads, int64_t d_head,
-    int64_t block_size, int64_t window, float scale) {
+    int64_t block_size, int64_t window, int64_t causal, float scale) {
   return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
                 Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
-                      window, scale});
+                      window, causal != 0, scale});
 }

@@ -31,7 +31,7 @@ def load_native(cache_dir: Path) -> AttendKernel:
         KernelUnavailableError: it cannot be built here.
     """
     compiled = functions(
-        build.load("attend", cache_dir), "attend", "pppppp" + "pppp" + "iiiii" + "iiiii" + "f"
+        build.load("attend", cache_dir), "attend", "pppppp" + "pppp" + "iiiii" + "iiiiii" + "f"
     )
 
     def attend(  # noqa: PLR0917 - an AttendKernel
@@ -60,6 +60,7 @@ def load_native(cache_dir: Path) -> AttendKernel:
             spec.d_head,
             pools[0].shape[1],
             spec.window or 0,
+            spec.causal,
             spec.scale,
         )
         check(status, "attend")

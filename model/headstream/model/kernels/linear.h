@@ -1,4 +1,5 @@
-// y = x W^T + b with W packed into panels of 16 columns (tile.h), for CPUs; and of a gated unit
+// y = x W^T + b with W packed into panels of 16 columns (tile.h), for CPUs; the same activated,
+// y = f(x W^T + b); and of a gated unit
 //
 //   y = f(x G^T + b) * (x U^T + c)
 //
@@ -22,6 +23,27 @@ namespace headstream {
 
 constexpr int64_t kRowBlock = 128;  // rows of x that stay in the second-level cache
 
+template <typename F>
+inline Floats activate(Floats x) {
+  alignas(64) float values[kLanes];
+  store_floats(values, x);
+#pragma omp simd
+  for (int i = 0; i < kLanes; ++i) values[i] = F::of(values[i]);
+  return load_floats(values);
+}
+
+// A tile is activated.
+template <typename F>
+struct Activated {
+  static constexpr int64_t kShare = 1;
+
+  template <typename Out, int C>
+  static void finish(const Product& p, const Floats (&sums)[C], Out* to, int64_t column) {
+    for (int c = 0; c < C; ++c, column += kLanes, to += kLanes)
+      store_some(to, activate<F>(scaled_and_biased(p, sums[c], column)), p.columns - column);
+  }
+};
+
 // The first half of a tile's panels is activated and multiplied with the second.
 template <typename F>
 struct Gated {
@@ -32,11 +54,8 @@ struct Gated {
     if constexpr (C == kPanels)  // there are no others
       for (int c = 0; c < C / 2; ++c) {
         const Floats up = scaled_and_biased(p, sums[c + C / 2], column + (c + C / 2) * kLanes);
-        alignas(64) float gate[kLanes];
-        store_floats(gate, scaled_and_biased(p, sums[c], column + c * kLanes));
-#pragma omp simd
-        for (int i = 0; i < kLanes; ++i) gate[i] = F::of(gate[i]);
-        store_floats(to + c * kLanes, load_floats(gate) * up);
+        const Floats gate = scaled_and_biased(p, sums[c], column + c * kLanes);
+        store_floats(to + c * kLanes, activate<F>(gate) * up);
       }
   }
 };
@@ -66,6 +85,16 @@ int linear(const T* x, const W* panels, T* y, const float* scale, const float* b
 }
 
 template <typename T, typename W>
+int activated(int64_t activation, const T* x, const W* panels, T* y, const float* scale,
+              const float* bias, int64_t rows, int64_t x_stride, int64_t depth, int64_t columns) {
+  if (depth % kDepth<T> != 0) return 1;
+  const Product p{rows, x_stride, depth, columns, scale, bias, columns};
+  return with_activation(activation, [&](auto f) {
+    multiply_all<Activated<decltype(f)>>(x, panels, y, p);
+  }) ? 0 : 1;
+}
+
+template <typename T, typename W>
 int gated(int64_t activation, const T* x, const W* panels, T* y, const float* scale,
           const float* bias, int64_t rows, int64_t x_stride, int64_t depth, int64_t columns) {
   if (depth % kDepth<T> != 0 || columns % kGroup != 0 || kPanels % 2 != 0) return 1;
@@ -84,6 +113,12 @@ int gated(int64_t activation, const T* x, const W* panels, T* y, const float* sc
                                  const float* bias, int64_t rows, int64_t x_stride, int64_t depth,\
                                  int64_t columns) {                                               \
     return headstream::linear(x, panels, y, scale, bias, rows, x_stride, depth, columns);         \
+  }                                                                                               \
+  extern "C" int activated_##SUFFIX(int64_t activation, const T* x, const W* panels, T* y,        \
+                                    const float* scale, const float* bias, int64_t rows,          \
+                                    int64_t x_stride, int64_t depth, int64_t columns) {           \
+    return headstream::activated(activation, x, panels, y, scale, bias, rows, x_stride, depth,    \
+                                 columns);                                                        \
   }                                                                                               \
   extern "C" int gated_##SUFFIX(int64_t activation, const T* x, const W* panels, T* y,            \
                                 const float* scale, const float* bias, int64_t rows,              \

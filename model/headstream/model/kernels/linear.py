@@ -24,6 +24,9 @@ _ARGUMENTS = "pppppiiii"  # of all products in linear.h
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 """The device's way of packing weight [out, K] and bias [out]."""
 
+MakeActivated = Callable[[LinearWeights, str], Linear]
+"""(weights, activation): x [M, K] -> activation(linear(x)) [M, out]."""
+
 MakeGated = Callable[[LinearWeights, LinearWeights, str], Linear]
 """(gate, up, activation): x [M, K] -> activation(gate(x)) * up(x) [M, f]; both have a bias or
 none."""
@@ -43,6 +46,16 @@ def make_linear_int8_torch(weight: Tensor, bias: Tensor | None) -> Linear:
     return lambda x: linear(x.float()).to(x.dtype)
 
 
+def make_activated_torch(weights: LinearWeights, activation: str) -> Linear:
+    """The twin of the native activated linear."""
+    return compose_activated(weights, activation, make_linear_torch, gate_torch)
+
+
+def make_activated_int8_torch(weights: LinearWeights, activation: str) -> Linear:
+    """The twin of the native activated linear of int8 weights."""
+    return compose_activated(weights, activation, make_linear_int8_torch, gate_torch)
+
+
 def make_gated_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """The twin of the native gated linear: one product, then the gate."""
     return compose_gated(gate, up, activation, make_linear_torch, gate_torch)
@@ -51,6 +64,14 @@ def make_gated_torch(gate: LinearWeights, up: LinearWeights, activation: str) ->
 def make_gated_int8_torch(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """The twin of the native gated linear of int8 weights."""
     return compose_gated(gate, up, activation, make_linear_int8_torch, gate_torch)
+
+
+def compose_activated(
+    weights: LinearWeights, activation: str, make_linear: MakeLinear, kernel: Gate
+) -> Linear:
+    """An activated linear of two kernels."""
+    linear = make_linear(weights.weight, weights.bias)
+    return lambda x: kernel(activation, linear(x), False)
 
 
 def compose_gated(
@@ -66,7 +87,7 @@ class NativeLinear:
     """The compiled linears."""
 
     def __init__(self, cache_dir: Path, pack: PackPanels, gate: Gate) -> None:
-        """``gate``: for gated products of a shape that the fused kernel does not take.
+        """``gate``: for products of a shape that the fused kernels do not take.
 
         ``pack`` decides how weights are stored.
 
@@ -77,6 +98,7 @@ class NativeLinear:
         self._pack = pack
         self._gate = gate
         self._linear = functions(library, "linear", _ARGUMENTS)
+        self._activated = functions(library, "activated", "i" + _ARGUMENTS)
         self._gated = functions(library, "gated", "i" + _ARGUMENTS)
         self._gated_columns = function(library, "gated_columns", "")()
 
@@ -86,6 +108,14 @@ class NativeLinear:
             twin = make_linear_int8_torch if self._pack.int8 else make_linear_torch
             return twin(weight, bias)
         return self._packed(self._linear[weight.dtype], weight, bias, weight.shape[0])
+
+    def activated(self, weights: LinearWeights, activation: str) -> Linear:
+        """A ``MakeActivated``."""
+        weight = weights.weight
+        if not self._takes(weight):
+            return compose_activated(weights, activation, self.linear, self._gate)
+        kernel = functools.partial(self._activated[weight.dtype], activation_number(activation))
+        return self._packed(kernel, weight, weights.bias, weight.shape[0])
 
     def gated(self, gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
         """A ``MakeGated``."""

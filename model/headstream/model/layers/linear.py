@@ -42,3 +42,11 @@ class LinearWeights:
             torch.cat([part.weight for part in parts]),
             torch.cat(biases) if biases else None,
         )
+
+    def split(self, first: int) -> tuple[LinearWeights, LinearWeights]:
+        """The layers of the ``first`` outputs and of the others: what :meth:`fuse` undoes."""
+        biases = (None, None) if self.bias is None else (self.bias[:first], self.bias[first:])
+        return (
+            LinearWeights(self.weight[:first], biases[0]),
+            LinearWeights(self.weight[first:], biases[1]),
+        )

@@ -20,14 +20,12 @@ class MLP:
         self, up: LinearWeights, down: LinearWeights, activation: str, kernels: Kernels
     ) -> None:
         """Raises UnsupportedModelError: an unknown activation."""
-        self._up = kernels.linear(up.weight, up.bias)
+        self._up = kernels.activated(up, _known(activation))
         self._down = kernels.linear(down.weight, down.bias)
-        self._activation = _known(activation)
-        self._gate = kernels.gate
 
     def __call__(self, x: Tensor) -> Tensor:
         """Widen, activate, narrow."""
-        return self._down(self._gate(self._activation, self._up(x), False))
+        return self._down(self._up(x))
 
 
 class GatedMLP:

@@ -1,27 +1,11 @@
-"""Normalisation of residual rows. All sums run in float32, whatever the weights' dtype."""
+"""The parameters of norms, in float32 whatever the weights' dtype."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from headstream.model.config import ModelConfig
+from headstream.model.kernels.layer_norm import Affine
 from headstream.model.kernels.norm import Gain
 from headstream.model.weights import Weights
-
-
-class LayerNorm:
-    """Layer normalisation with gain and bias (Ba et al. 2016, arXiv:1607.06450).
-
-    x [..., d] -> [..., d] in x's dtype; the kernel itself keeps mean and variance in float32.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
-        self._weight, self._bias, self._eps = weight, bias, eps  # [d], [d]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
 
 
 def rms_gain(
@@ -36,3 +20,21 @@ def rms_gain(
     """
     values = weights.take(f"{name}.weight", (width,)).float()
     return Gain(values + 1.0 if plus_one else values, config.norm_eps)
+
+
+def layer_norm_affine(config: ModelConfig, weights: Weights, name: str) -> Affine:
+    """Gain and bias of a LayerNorm of d numbers, from ``name.weight`` and ``name.bias``.
+
+    Early checkpoints call them gamma and beta.
+
+    Raises:
+        CheckpointError: a tensor is missing or misshapen.
+    """
+    early = weights.has(f"{name}.gamma")
+    gain, bias = (f"{name}.{part}" for part in (("gamma", "beta") if early else ("weight", "bias")))
+    shape = (config.d_model,)
+    return Affine(
+        weights.take(gain, shape).float(),
+        weights.take(bias, shape).float() if config.norm_bias else None,
+        config.norm_eps,
+    )

@@ -29,12 +29,14 @@ class Unembedding:
     @classmethod
     def take(
         cls, config: ModelConfig, weights: Weights, embedding: Embedding, kernels: Kernels
-    ) -> Unembedding:
-        """Read ``lm_head.weight``, or share E when the config ties them.
+    ) -> Unembedding | None:
+        """Read ``lm_head.weight``, or share E when the config ties them; None: there is none.
 
         Raises:
             CheckpointError: missing or misshapen, or stored although tied and not equal to E.
         """
+        if not config.unembeds:
+            return None
         shape = (config.d_vocab, config.d_model)
         weight = embedding.weight
         if not config.tied:

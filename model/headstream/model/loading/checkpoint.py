@@ -27,8 +27,12 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
-# Where a decoder hangs in the checkpoint depends on who saved it; the longest prefix counts.
+# Where the layers hang in the checkpoint depends on who saved it; the longest prefix counts.
 _PREFIXES = (
+    "distilbert.transformer.",
+    "distilbert.",
+    "roberta.",
+    "bert.",
     "model.language_model.",
     "language_model.model.",
     "language_model.",
@@ -89,6 +93,10 @@ class Checkpoint:
         self._taken.add(name)
         self._progress("weights", len(self._taken), len(self._found))
         return tensor.to(self._device, self._dtype)
+
+    def leave(self, prefix: str) -> None:
+        """See ``Weights.leave``."""
+        self._taken.update(name for name in self._found if name.startswith(prefix))
 
     def check_all_used(self) -> None:
         """Call when the model is built: what it did not take, it does not know.

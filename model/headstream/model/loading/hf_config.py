@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from headstream.model.config import ModelConfig
 from headstream.model.errors import CheckpointError, UnsupportedModelError
 from headstream.model.families import family_of
 from headstream.model.loading.hf_families import TRANSLATORS
+from headstream.model.loading.json_file import read_object
 from headstream.model.loading.library import transformers
 
 
@@ -26,7 +26,7 @@ def read_config(directory: Path) -> ModelConfig:
         CheckpointError: config.json is missing, malformed or contradicts itself.
         UnsupportedModelError: an unknown architecture, or a feature that is not implemented.
     """
-    raw = _read_json(directory / "config.json")
+    raw = read_object(directory / "config.json")
     architecture = _architecture(raw, directory)
     family = family_of(architecture)
     if raw.get("quantization_config"):
@@ -58,7 +58,7 @@ def _eos_ids(config: ModelConfig, directory: Path) -> tuple[int, ...]:
     path = directory / "generation_config.json"
     if not path.is_file():
         return config.eos_ids
-    more = _token_ids(_read_json(path).get("eos_token_id"), path)
+    more = _token_ids(read_object(path).get("eos_token_id"), path)
     return tuple(dict.fromkeys(config.eos_ids + more))
 
 
@@ -74,15 +74,3 @@ def _token_ids(value: object, where: object) -> tuple[int, ...]:
     if not all(type(token) is int for token in ids):
         raise CheckpointError(f"{where}: eos_token_id is {value!r}")
     return tuple(cast("list[int]", ids))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: object = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object")
-    return cast("dict[str, Any]", value)

@@ -59,8 +59,8 @@ def _llama(architecture: str, hf: Any) -> ModelConfig:
         activation=_activation(hf, "hidden_act"),
         attention=tuple(_attention(hf, d_head, d_head**-0.5, w) for w in _llama_windows(hf)),
         rope=(rope,) * shared["n_layers"],
-        qk_norm=architecture == "Qwen3ForCausalLM",
-        qkv_bias=bias or architecture == "Qwen2ForCausalLM",
+        qk_norm=hf.model_type == "qwen3",
+        qkv_bias=bias or hf.model_type == "qwen2",
         o_bias=bias,
         mlp_bias=bool(getattr(hf, "mlp_bias", False)),
     )
@@ -86,10 +86,60 @@ def _gemma3(architecture: str, hf: Any) -> ModelConfig:
     )
 
 
+def _bert(architecture: str, hf: Any) -> ModelConfig:
+    for key in ("is_decoder", "add_cross_attention"):
+        _refuse(hf, key)
+    if (kind := getattr(hf, "position_embedding_type", "absolute")) != "absolute":
+        raise UnsupportedModelError(f"position_embedding_type: {kind!r} is not supported")
+    distil = hf.model_type == "distilbert"
+    # In RoBERTa the padding token's id is also the last position that no token has.
+    offset = hf.pad_token_id + 1 if "roberta" in hf.model_type else 0
+    d_head = hf.hidden_size // hf.num_attention_heads
+    shared = _shared(architecture, hf)
+    return ModelConfig(
+        **shared | {"max_model_len": shared["max_model_len"] - offset},
+        family="bert",
+        d_head=d_head,
+        d_mlp=hf.hidden_dim if distil else hf.intermediate_size,
+        n_kv_heads=hf.num_attention_heads,
+        norm_eps=1e-12 if distil else hf.layer_norm_eps,
+        activation=_activation(hf, "activation" if distil else "hidden_act"),
+        attention=(_around(hf, d_head, None),) * shared["n_layers"],
+        qkv_bias=True,
+        o_bias=True,
+        mlp_bias=True,
+        position_offset=offset,
+        n_token_types=0 if distil else hf.type_vocab_size,
+    )
+
+
+def _modernbert(architecture: str, hf: Any) -> ModelConfig:
+    d_head = hf.hidden_size // hf.num_attention_heads
+    # Theirs is how far a row sees to each side; ours counts the row itself.
+    windows = [None if reach is None else reach + 1 for reach in _typed_windows(hf)]
+    return ModelConfig(
+        **_shared(architecture, hf),
+        family="modernbert",
+        d_head=d_head,
+        d_mlp=hf.intermediate_size,
+        n_kv_heads=hf.num_attention_heads,
+        norm_eps=hf.norm_eps,
+        activation=_activation(hf, "hidden_activation"),
+        attention=tuple(_around(hf, d_head, window) for window in windows),
+        rope=tuple(_rope(hf.rope_parameters[kind]) for kind in hf.layer_types),
+        qkv_bias=hf.attention_bias,
+        o_bias=hf.attention_bias,
+        mlp_bias=hf.mlp_bias,
+        norm_bias=hf.norm_bias,
+    )
+
+
 TRANSLATORS: dict[str, Callable[[str, Any], ModelConfig]] = {
     "gpt2": _gpt2,
     "llama": _llama,
     "gemma3": _gemma3,
+    "bert": _bert,
+    "modernbert": _modernbert,
 }
 """Family -> (architecture, config object) -> ModelConfig."""
 
@@ -108,6 +158,7 @@ def _shared(architecture: str, hf: Any) -> dict[str, Any]:
         "d_vocab": hf.vocab_size,
         "max_model_len": max(hf.max_position_embeddings, _yarn_len(rope)),
         "tied": bool(hf.tie_word_embeddings),
+        "unembeds": architecture.endswith(("ForCausalLM", "LMHeadModel")),
         "bos_id": hf.bos_token_id,
         "eos_ids": () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
     }
@@ -125,6 +176,12 @@ def _attention(hf: Any, d_head: int, scale: float, window: int | None) -> Attent
     if n_heads % n_kv_heads:
         raise CheckpointError("num_attention_heads is no multiple of num_key_value_heads")
     return AttentionSpec(n_heads, n_kv_heads, d_head, scale, window)
+
+
+def _around(hf: Any, d_head: int, window: int | None) -> AttentionSpec:
+    """Attention of an encoder: before and behind, as many heads of each kind."""
+    heads = hf.num_attention_heads
+    return AttentionSpec(heads, heads, d_head, d_head**-0.5, window, causal=False)
 
 
 def _llama_windows(hf: Any) -> list[int | None]:

@@ -29,13 +29,18 @@ _HUB_FILES = [
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    "modules.json",  # of sentence-transformers, and what its steps say
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "*_Pooling/config.json",
+    "*_Normalize/config.json",
 ]
 
 
 def resolve(source: str, cache_dir: Path, progress: Progress = silent) -> Path:
     """The checkpoint directory of ``source``.
 
-    ``source`` is the embedded model's name, an existing directory, a ``.gguf`` file, or a hub id
+    ``source`` is the name of an embedded model, an existing directory, a ``.gguf`` file, or a hub id
     "org/name"; a directory of that name wins over the hub. What has to be made or fetched is kept
     under ``cache_dir``.
 
@@ -44,8 +49,8 @@ def resolve(source: str, cache_dir: Path, progress: Progress = silent) -> Path:
         CheckpointError, UnsupportedModelError: a GGUF file that cannot be converted.
     """
     path = Path(source).expanduser()
-    if source == embedded.NAME:
-        return embedded.embedded(cache_dir, progress)
+    if source in embedded.EMBEDDED:
+        return embedded.EMBEDDED[source](cache_dir, progress)
     if path.is_dir():
         return path
     if path.suffix == ".gguf":
@@ -55,7 +60,8 @@ def resolve(source: str, cache_dir: Path, progress: Progress = silent) -> Path:
     if _HUB_ID.fullmatch(source):
         return _snapshot(source, cache_dir / "hub", progress)
     raise SourceError(
-        f"{source!r} is neither {embedded.NAME!r}, a directory, a .gguf file nor a hub id org/name"
+        f"{source!r} is neither an embedded model ({', '.join(embedded.EMBEDDED)}), a directory, "
+        "a .gguf file nor a hub id org/name"
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from headstream.client import Client
 
-Pooling: TypeAlias = Literal["mean", "last", "cls", "max", "model"]
+Pooling: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
 
 
 def embed(
@@ -28,7 +28,11 @@ def embed(
         list[int] | None,
         typer.Option(help="0: embedding output, -1: after the final norm; repeat with --tokens."),
     ] = None,
-    pooling: Annotated[Pooling, typer.Option(help="From tokens to one vector.")] = "mean",
+    pooling: Annotated[Pooling, typer.Option(help="From tokens to one vector.")] = "model",
+    prompt: Annotated[str | None, typer.Option(help="Put before each text.")] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="One of the model's own prompts instead.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the vectors as .npy.")
     ] = None,
@@ -41,13 +45,25 @@ def embed(
     layers = layer or [-1]
     if tokens and len(texts) != 1:
         raise typer.BadParameter("--tokens takes one text")
+    if prompt is not None and prompt_name is not None:
+        raise typer.BadParameter("give one of --prompt and --prompt-name")
+    if tokens and (prompt is not None or prompt_name is not None):
+        raise typer.BadParameter("prompts do not go with --tokens")
     if not tokens and len(layers) != 1:
         raise typer.BadParameter("several layers go with --tokens")
     with connected(address, tls_ca, token) as client:
         if tokens:
             vectors = _tokens(client, texts[0], model, layers, as_json=as_json)
         else:
-            vectors = _texts(client, texts, model, layers[0], pooling, as_json=as_json)
+            vectors = client.embed(
+                texts,
+                model=model,
+                layer=layers[0],
+                pooling=pooling,
+                prompt=prompt,
+                prompt_name=prompt_name,
+            )
+            _show_texts(texts, vectors, as_json=as_json)
     if output is not None:
         import numpy as np
 
@@ -55,22 +71,18 @@ def embed(
         typer.echo(f"{output}: {vectors.dtype} {list(vectors.shape)}", err=True)
 
 
-def _texts(
-    client: Client, texts: list[str], model: str, layer: int, pooling: Pooling, *, as_json: bool
-) -> NDArray[Any]:
-    """Show the cosines of the texts; returns [n, d]."""
+def _show_texts(texts: list[str], vectors: NDArray[Any], *, as_json: bool) -> None:
+    """The cosines of the texts, whose vectors are [n, d]; or the vectors themselves."""
     from rich.console import Console
 
     from headstream.server.cli.views import vectors as views
 
-    vectors = client.embed(texts, model=model, layer=layer, pooling=pooling)
     if as_json:
         for text, vector in zip(texts, vectors, strict=True):
             line = {"text": text, "vector": vector.tolist()}
             typer.echo(json.dumps(line, ensure_ascii=False))
     else:
         Console(highlight=False).print(views.similarities(texts, vectors))
-    return vectors
 
 
 def _tokens(

@@ -13,6 +13,7 @@ from headstream.model.device import check_quantization, choose_device, choose_dt
 from headstream.model.kernels import load_gpu_kernels, load_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
 from headstream.model.loading.load import load_model
+from headstream.model.loading.sentence_transformer import read_sentence_transformer
 from headstream.model.loading.source import resolve
 from headstream.model.runner import Runner, make_runner
 from headstream.server.engine.block_pool import BlockPool
@@ -42,7 +43,8 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     check_quantization(config.quantization, device)
-    directory = resolve(config.source, cache_dir, progress)
+    sentences = read_sentence_transformer(resolve(config.source, cache_dir, progress))
+    directory = sentences.directory
     if device.type == "cuda":
         kernels = load_gpu_kernels()
     else:
@@ -52,19 +54,25 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     model = load_model(directory, dtype, kernels, progress, device=device)
     sizes = model.config
     block_size = config.block_size or _BLOCK_SIZE[device.type]
-    num_blocks = _num_blocks(config, device, block_size, block_bytes(sizes, block_size, dtype))
+    budget = config.max_num_batched_tokens or _BUDGET[device.type]
+    longest = min(
+        sizes.max_model_len, config.max_model_len or sentences.max_tokens or sizes.max_model_len
+    )
+    if sizes.causal:
+        num_blocks = _num_blocks(config, device, block_size, block_bytes(sizes, block_size, dtype))
+    else:  # of the texts of one step, whatever their lengths are
+        num_blocks = -(-max(budget, longest) // block_size) + config.max_num_seqs
     cache = KVCache(sizes, num_blocks, block_size, dtype, device)
     runner = make_runner(model, cache, kernels)
     if device.type == "cuda":
         progress("graphs", 0, 1)
         runner.warm_up()
         progress("graphs", 1, 1)
-    budget = config.max_num_batched_tokens or _BUDGET[device.type]
     scheduler = Scheduler(
         BlockPool(num_blocks, block_size),
         budget,
         config.max_num_seqs,
-        prefix_caching=config.prefix_caching,
+        prefix_caching=config.prefix_caching and sizes.causal,
     )
     ready = Ready(
         directory=str(directory),
@@ -76,11 +84,10 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         n_kv_heads=sizes.n_kv_heads,
         d_head=sizes.d_head,
         d_vocab=sizes.d_vocab,
-        max_model_len=min(
-            sizes.max_model_len,
-            config.max_model_len or sizes.max_model_len,
-            num_blocks * block_size,
-        ),
+        causal=sizes.causal,
+        unembeds=sizes.unembeds,
+        embedding=sentences.defaults,
+        max_model_len=min(longest, num_blocks * block_size),
         parameters=fingerprint.count_parameters(directory),
         dtype=str(dtype).removeprefix("torch."),
         quantization=config.quantization,

@@ -108,8 +108,12 @@ class EngineCore:
                 raise AssertionError(f"not a message for the core: {message}")
 
     def _submit(self, spec: Submit) -> None:
-        sequence = Sequence(spec, arrival_ns=time.monotonic_ns())
-        if not spec.token_ids or not self._scheduler.fits(sequence):
+        model = self._runner.model
+        sequence = Sequence(spec, time.monotonic_ns(), is_whole=not model.config.causal)
+        if sequence.wants_logits and model.unembed is None:
+            error = "the model has no unembedding, so it gives no logits"
+            self._refused.append(Delta(spec.id, finish="error", error=error))
+        elif not spec.token_ids or not self._scheduler.fits(sequence):
             error = (
                 f"sequence of {sequence.max_tokens} tokens, with {len(spec.siblings)} siblings, "
                 "does not fit the KV memory or a step"

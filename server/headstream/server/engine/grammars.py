@@ -81,7 +81,12 @@ class Grammars:
         return bool(self._open)
 
     def learn(self, vocabulary: Vocabulary) -> None:
-        """Take the bytes of all tokens, once."""
+        """Take the bytes of all tokens, once.
+
+        Where no token ends a text no grammar can, so all are refused.
+        """
+        if not vocabulary.eos_ids:
+            return
         self._tokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Tokens(vocabulary)),
             n_vocab=len(vocabulary.tokens),
@@ -105,7 +110,7 @@ class Grammars:
 
     def _make(self, grammar: str, token_ids: Iterable[int]) -> Matcher:
         if self._tokenizer is None:
-            raise ValueError("the tokens of the model are not known")
+            raise ValueError("the tokens of the model are not known, or none of them ends a text")
         matcher = Matcher(self._tokenizer, grammar)
         for index, token_id in enumerate(token_ids):
             if matcher.take(token_id) is not None:

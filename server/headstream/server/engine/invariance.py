@@ -23,22 +23,26 @@ _OUTPUTS = Outputs(
 def is_batch_invariant(runner: Runner, pool: BlockPool) -> bool:
     """Read two short texts in one step, and each alone in two: its prompt, then the row behind it.
 
-    A step of a single row is where kernels most often turn to another order of sums.
+    A step of a single row is where kernels most often turn to another order of sums. The rows of an
+    encoder need all others, so it reads each text in one step.
     """
-    vocabulary = runner.model.config.d_vocab
-    texts = [[(7 * i + length) % vocabulary for i in range(length)] for length in _LENGTHS]
+    sizes = runner.model.config
+    texts = [[(7 * i + length) % sizes.d_vocab for i in range(length)] for length in _LENGTHS]
     packed = _read(runner, pool, texts, at_once=True)
-    alone = [_read(runner, pool, [text], at_once=False) for text in texts]
-    return all(map(torch.equal, packed, map(torch.cat, zip(*alone, strict=True))))
+    alone = [_read(runner, pool, [text], at_once=not sizes.causal) for text in texts]
+    rows = torch.cat([rows for rows, _ in alone])
+    logits = [row for _, logits in alone for row in logits]
+    return torch.equal(packed[0], rows) and all(map(torch.equal, packed[1], logits))
 
 
 def _read(
     runner: Runner, pool: BlockPool, texts: list[list[int]], *, at_once: bool
-) -> tuple[Tensor, Tensor]:
-    """Rows after the final norm [N, d], and of each text the logits of the last row [S, V]."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Rows after the final norm [N, d], and the logits [V] behind each text if there are any."""
+    max_new_tokens = 2 if runner.model.config.unembeds else 0
     sequences = [
         Sequence(
-            Submit(0, tuple(text[:-1]), max_new_tokens=2, outputs=_OUTPUTS),
+            Submit(0, tuple(text[:-1]), max_new_tokens, outputs=_OUTPUTS),
             arrival_ns=0,
             output_ids=text[-1:],
             block_ids=pool.allocate(pool.blocks_for(len(text))),
@@ -59,4 +63,4 @@ def _read(
             sequence.num_computed += count
     for sequence in sequences:
         pool.release(sequence.block_ids)
-    return torch.cat(rows), torch.stack(logits)
+    return torch.cat(rows), logits

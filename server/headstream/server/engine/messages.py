@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 
 import msgspec
 
-from headstream.model.outputs import Outputs, SamplingParams, WireDtype
+from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams, WireDtype
 
 FinishReason = Literal["stop", "length", "dead_end", "refused", "off_grammar", "error"]
 """The last three begin nothing: a grammar, or the tokens before, cannot be followed; a fault."""
@@ -229,6 +229,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     n_kv_heads: int
     d_head: int
     d_vocab: int
+    causal: bool  # otherwise rows see what is behind them too: an encoder
+    unembeds: bool  # otherwise it gives vectors, and no logits
+    embedding: EmbeddingDefaults
     max_model_len: int  # longest sequence, by positions, settings and KV memory
     parameters: int
     dtype: str

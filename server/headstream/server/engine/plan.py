@@ -20,7 +20,9 @@ class Plan:
         self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
 
     def budget_for(self, sequence: Sequence) -> int:
-        """Rows left for a sequence."""
+        """Rows left for a sequence. One that cannot be cut has a step of its own, if it is long."""
+        if sequence.is_whole and not self.rows:
+            return max(self.budget, sequence.num_tokens)
         if sequence.scores_whole_rows:
             return min(self.budget, self._whole_budget)
         return self.budget

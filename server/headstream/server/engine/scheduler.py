@@ -193,7 +193,7 @@ class Scheduler:
         admitted: list[Sequence] = []
         slots = self._max_num_seqs - self.num_running
         for sequence in self._waiting:
-            if not plan.budget or not slots:
+            if plan.budget <= 0 or not slots:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
                 continue

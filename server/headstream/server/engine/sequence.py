@@ -27,6 +27,7 @@ class Sequence:
 
     spec: Submit
     arrival_ns: int
+    is_whole: bool = False  # computed in one step or not at all: an encoder's rows need all others
     output_ids: list[int] = field(default_factory=list[int])
     block_ids: array[int] = field(default_factory=lambda: array("i"))  # int32
     chunk_keys: tuple[bytes, ...] = ()  # of the prompt, for the prefix cache
@@ -85,6 +86,12 @@ class Sequence:
         self.is_forked = sibling.is_forked = True
 
     @property
+    def wants_logits(self) -> bool:
+        """Whether any row is to be unembedded."""
+        spec = self.spec
+        return spec.branch or spec.max_new_tokens > 0 or spec.outputs.score is not None
+
+    @property
     def num_tokens(self) -> int:
         """All known tokens."""
         return len(self.token_ids)
@@ -132,6 +139,8 @@ class Sequence:
         Inside the prompt a cut falls on the grid, so that attention tiles are the same however
         the prompt is cut.
         """
+        if self.is_whole:
+            return self.num_pending if self.num_pending <= budget else 0
         end = min(self.num_tokens, self.num_computed + budget)
         if self.spec.branch:
             end = min(end, max(self.num_computed, self.num_answered) + MAX_LOGIT_ROWS)

@@ -42,7 +42,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Continue a prompt: a start, a step per token, an end."""
-        model = self._models.get(request.model)
+        model = self._models.get_for_logits(request.model, "Generate")
         parsed = parse_generate(request, model.limits)
         grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
         with model.queue.enter(parsed.n) as tickets:
@@ -80,7 +80,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.ScoreResponse]:
         """How likely each token of given texts is: a start, ranges of positions, an end."""
-        model = self._models.get(request.model)
+        model = self._models.get_for_logits(request.model, "Score")
         scorer = Scorer(model, self._metrics, parse_score(request, model.limits))
         async with aclosing(scorer.replies()) as replies:
             async for reply in replies:
@@ -95,7 +95,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         first = await _first_move(request_iterator, self._session_idle)
         if first is None:
             return
-        model = self._models.get(first.open.model)
+        model = self._models.get_for_logits(first.open.model, "Decode")
         opened = parse_open(first, model.limits)
         with model.queue.enter() as tickets:
             tokens = await tokenize(model, opened.prompt)

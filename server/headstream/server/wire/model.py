@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from headstream.model.outputs import EmbeddingDefaults, PoolKind
 from headstream.server.engine.messages import Ready
 from headstream.server.limits import Limits
+from headstream.v1 import embeddings_service_pb2 as embed_pb
+from headstream.v1 import logits_service_pb2, types_pb2
 from headstream.v1 import model_service_pb2 as pb
-from headstream.v1 import types_pb2
+
+_LOGITS_SERVICE: str = logits_service_pb2.DESCRIPTOR.services_by_name["LogitsService"].full_name
+_POOLING: dict[PoolKind, embed_pb.Pooling.ValueType] = {
+    "mean": embed_pb.POOLING_MEAN,
+    "last": embed_pb.POOLING_LAST,
+    "cls": embed_pb.POOLING_CLS,
+    "max": embed_pb.POOLING_MAX,
+}
 
 
 def to_fingerprint(name: str, ready: Ready) -> types_pb2.ModelFingerprint:
@@ -29,12 +39,20 @@ def to_model(
     limits: Limits | None,
     capabilities: Iterable[tuple[str, bool]],
 ) -> pb.Model:
-    """A model as it stands; sizes and limits are there once it is loaded."""
+    """A model as it stands; sizes and limits are there once it is loaded.
+
+    ``capabilities``: the methods that this server serves, or does not.
+    """
+    without_logits = ready is not None and not ready.unembeds
     model = pb.Model(
         name=name,
         state=state,
         capabilities=[
-            pb.Capability(method=method, served=served) for method, served in capabilities
+            pb.Capability(
+                method=method,
+                served=served and not (without_logits and method.startswith(_LOGITS_SERVICE)),
+            )
+            for method, served in capabilities
         ],
     )
     if ready is not None:
@@ -43,6 +61,8 @@ def to_model(
         model.architecture = ready.architecture
         model.eos_token_ids.extend(ready.eos_ids)
         model.sizes.CopyFrom(_to_sizes(ready))
+        model.embedding.CopyFrom(_to_embedding(ready.embedding))
+        model.bidirectional = not ready.causal
     if limits is not None:
         model.limits.CopyFrom(_to_limits(limits))
     return model
@@ -57,6 +77,17 @@ def _to_sizes(ready: Ready) -> pb.ModelSizes:
         head_dimensions=ready.d_head,
         vocabulary=ready.d_vocab,
         parameters=ready.parameters,
+    )
+
+
+def _to_embedding(defaults: EmbeddingDefaults) -> pb.EmbeddingDefaults:
+    return pb.EmbeddingDefaults(
+        pooling=_POOLING[defaults.pooling],
+        pool_special_tokens=defaults.pool_special,
+        pool_prompt=defaults.pool_prompt,
+        normalize=defaults.normalize,
+        prompts=defaults.prompts,
+        default_prompt_name=defaults.default_prompt,
     )
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+from headstream.model.outputs import PoolKind
 from headstream.server.errors import InvalidRequest
 from headstream.server.offsets import Range, TokenizedText
 from headstream.v1 import embeddings_service_pb2 as pb
 
 OffsetUnit = Literal["byte", "char"]
-PoolKind = Literal["mean", "last", "cls", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRule:
+    """Which rows of a text become its vector."""
+
+    kind: PoolKind
+    special: bool = False  # mean and max go over special tokens too
 
 
 def parse_spans(field: str, spans: Sequence[pb.Span]) -> tuple[Range, ...]:
@@ -26,35 +35,42 @@ def pool_positions(
     tokens: TokenizedText,
     spans: Sequence[Range],
     unit: OffsetUnit,
-    kind: PoolKind,
+    rule: PoolRule,
+    *,
+    prompt: str = "",
+    first: int = 0,
 ) -> tuple[tuple[int, ...], ...]:
     """For each vector the positions of its rows, ascending.
 
-    A span has every token whose range overlaps it. Mean and max leave special tokens out; last and
-    cls take the one row they name. Without spans there is one vector, for the whole text.
+    A span has every token whose range overlaps it; special ones never do. Last and cls take the one
+    row they name. Without spans there is one vector, for the whole text from the position ``first``
+    on. Spans are counted from the end of the ``prompt``, which the tokens have read before the text.
     """
     if not spans:
-        whole = _choose(tokens, range(len(tokens)), kind)
+        whole = _choose(tokens, range(first, len(tokens)), rule)
         if not whole:
-            raise InvalidRequest(field, "all tokens are special: there is nothing to pool")
+            raise InvalidRequest(
+                field, "no token is left to pool: all are special, or of the prompt"
+            )
         return (whole,)
     ranges = tokens.byte_ranges if unit == "byte" else tokens.char_ranges
+    before = len(prompt.encode() if unit == "byte" else prompt)
     found: list[tuple[int, ...]] = []
     for i, (start, end) in enumerate(spans):
         covered = [
             position
             for position, (first, last) in enumerate(ranges)
-            if first < end and start < last and not tokens.special[position]
+            if first < end + before and start + before < last and not tokens.special[position]
         ]
         if not covered:
             raise InvalidRequest(f"{field}.spans[{i}]", f"[{start}, {end}) holds no token")
-        found.append(_choose(tokens, covered, kind))
+        found.append(_choose(tokens, covered, rule))
     return tuple(found)
 
 
-def _choose(tokens: TokenizedText, covered: Sequence[int], kind: PoolKind) -> tuple[int, ...]:
-    if kind == "last":
-        return (covered[-1],)
-    if kind == "cls":
-        return (covered[0],)
-    return tuple(position for position in covered if not tokens.special[position])
+def _choose(tokens: TokenizedText, covered: Sequence[int], rule: PoolRule) -> tuple[int, ...]:
+    if rule.kind == "last":
+        return tuple(covered[-1:])
+    if rule.kind == "cls":
+        return tuple(covered[:1])
+    return tuple(position for position in covered if rule.special or not tokens.special[position])

@@ -59,7 +59,7 @@ def attend(
         q, keys, values, z, sums, scales,
         batch.cu_seqlens_q, batch.context_lens, batch.block_table, seqs,
         q.stride(0), keys.stride(0), keys.stride(1), keys.stride(2), *batch.block_table.stride(),
-        spec.scale * math.log2(math.e), spec.window or 0, spans,
+        spec.scale * math.log2(math.e), spec.window or 0, spans, CAUSAL=spec.causal,
         H=spec.n_heads, GROUP=group, D=d_head, WIDTH=width, BLOCK=keys.shape[1],
         ROWS=height, KEYS=32 if wide else 64, SPAN=_SPAN, SINGLE=single, PARTS=spans > 1,
         num_warps=8 if width > 128 or height > _ROWS else 4,
@@ -103,7 +103,7 @@ def _attend(
     scale, window, spans,
     H: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, SPAN: tl.constexpr,
-    SINGLE: tl.constexpr, PARTS: tl.constexpr,
+    CAUSAL: tl.constexpr, SINGLE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows of one sequence, the query heads of one key/value head side by side.
 
@@ -129,11 +129,7 @@ def _attend(
     queries = tl.load(
         q + row.to(tl.int64)[:, None] * q_stride + head[:, None] * D + column[None, :], mask, 0.0
     )
-    low = tl.min(tl.where(inside, position, 2147483647), 0)
-    high = tl.max(tl.where(inside, position, -1), 0) + 1  # keys that any row of the tile sees
-    begin = 0
-    if window > 0:
-        begin = tl.maximum(low - window + 1, 0)
+    begin, high = _visible(position, inside, context, window, CAUSAL)
     total = tl.zeros((ROWS, WIDTH), tl.float32)
     weight = tl.zeros((ROWS,), tl.float32)
     largest = tl.full((ROWS,), -float("inf"), tl.float32)
@@ -147,7 +143,8 @@ def _attend(
             queries, keys + kv_head * head_stride, values + kv_head * head_stride,
             table + seq * seq_stride, position, high,
             tl.maximum(begin // KEYS * KEYS, span * SPAN), tl.minimum(high, (span + 1) * SPAN),
-            block_stride, slot_stride, entry_stride, scale, window, D, WIDTH, BLOCK, ROWS, KEYS,
+            block_stride, slot_stride, entry_stride, scale, window,
+            CAUSAL, D, WIDTH, BLOCK, ROWS, KEYS,
         )  # fmt: skip
         if PARTS:
             place = cell * spans + tl.program_id(2)  # [ROWS, 1]
@@ -163,10 +160,23 @@ def _attend(
 
 
 @triton.jit
+def _visible(position, inside, context, window, CAUSAL: tl.constexpr):
+    """The first key that any row of a tile sees, and the end of those."""
+    begin = 0
+    if window > 0:
+        begin = tl.maximum(tl.min(tl.where(inside, position, 2147483647), 0) - window + 1, 0)
+    end = tl.max(tl.where(inside, position, -1), 0) + 1
+    if not CAUSAL:
+        ahead = end + window - 1 if window > 0 else context
+        end = tl.minimum(ahead, tl.where(end > 0, context, 0))
+    return begin, end
+
+
+@triton.jit
 def _span(
     queries, keys, values, table, position, high, lower, upper,
     block_stride, slot_stride, entry_stride, scale, window,
-    D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
+    CAUSAL: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """Sums [ROWS, D] over the keys [lower, upper), their weights and the largest score [ROWS]."""
@@ -188,7 +198,11 @@ def _span(
         k = tl.load(keys + at[:, None] + column, some, 0.0)  # [KEYS, WIDTH]
         v = tl.load(values + at[:, None] + column, some, 0.0)
         scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale  # to base 2
-        visible = key[None, :] <= position[:, None]
+        visible = key[None, :] < high
+        if CAUSAL:
+            visible = key[None, :] <= position[:, None]
+        elif window > 0:
+            visible &= key[None, :] < position[:, None] + window
         if window > 0:
             visible &= key[None, :] > position[:, None] - window
         scores = tl.where(visible, scores, -float("inf"))

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from headstream.model.kernels.gate import ACTIVATIONS
+from headstream.model.kernels.gate import activation_number
 from headstream.model.kernels.linear import Linear
 from headstream.model.layers.linear import LinearWeights
 
@@ -60,24 +60,40 @@ def linear(weight: Tensor, bias: Tensor | None) -> Linear:
     return lambda x: product(x, x.dtype)
 
 
+def activated(weights: LinearWeights, activation: str) -> Linear:
+    """A ``MakeActivated``."""
+    product = Product(weights.weight, weights.bias, activation=activation)
+    return lambda x: product(x, x.dtype)
+
+
 def gated(gate: LinearWeights, up: LinearWeights, activation: str) -> Linear:
     """A ``MakeGated``."""
     both = LinearWeights.fuse(gate, up)
-    product = Product(both.weight, both.bias, activation=activation)
+    product = Product(both.weight, both.bias, activation=activation, gated=True)
     return lambda x: product(x, x.dtype)
 
 
 class Product:
-    """x [M, K] -> x W^T + b [M, out], or activation(x G^T) * (x U^T) where W is G above U."""
+    """x [M, K] -> activation(x W^T + b) [M, out].
+
+    If gated, W is G above U, and it is activation(x G^T) * (x U^T).
+    """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, activation: str = "", softcap: float = 0.0
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        activation: str = "",
+        gated: bool = False,
+        softcap: float = 0.0,
     ) -> None:
         self._weight = weight.contiguous()  # [out, K], or [2 out, K] if gated
         self._bias = bias
-        self._gate = list(ACTIVATIONS).index(activation) if activation else -1
+        self._activation = activation_number(activation) if activation else -1
+        self._gated = gated
         self._softcap = softcap
-        self._out = weight.shape[0] // 2 if activation else weight.shape[0]
+        self._out = weight.shape[0] // 2 if gated else weight.shape[0]
         depth = weight.shape[1]
         cuts = 1 if len(weight) >= _MANY_ROWS else min(_CUTS, -(-depth // _LEAST_PART))
         self._part = -(-depth // (cuts * 64)) * 64
@@ -99,8 +115,8 @@ class Product:
         beside = self._cuts > 1 and programs < _PROGRAMS
         parts = y
         if beside:
-            width = 2 * self._out if self._gate >= 0 else self._out
-            parts = torch.empty((self._cuts, rows, width), dtype=torch.float32, device=x.device)
+            shape = (self._cuts, rows, len(self._weight))
+            parts = torch.empty(shape, dtype=torch.float32, device=x.device)
         source, w = x, self._weight
         described = _is_aligned(x) and _is_aligned(w)
         if described:  # tiles are read by the copy engine
@@ -109,7 +125,8 @@ class Product:
         _product[(programs, self._cuts if beside else 1)](
             source, w, self._bias, y, parts, self._done, rows, x.stride(0), self._softcap,
             OUT=self._out, K=depth, PART=self._part, CUTS=self._cuts, BESIDE=beside,
-            GATE=self._gate, SOFTCAP=self._softcap != 0.0, DESCRIBED=described,
+            GATED=self._gated, ACTIVATION=self._activation, SOFTCAP=self._softcap != 0.0,
+            DESCRIBED=described,
             ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth,
             PRECISION="tf32x3" if x.dtype == torch.float32 else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages,
@@ -125,7 +142,7 @@ class Product:
     def _tiles(self, rows: int, dtype: torch.dtype) -> _Tiles:
         """The fastest tiles of which there are enough."""
         choice: tuple[_Tiles, ...] = _FLOAT_TILES if dtype == torch.float32 else _HALF_TILES
-        if self._gate >= 0 or self._cuts > 1:
+        if self._gated or self._cuts > 1:
             choice = choice[1:]  # two sums a program
         if rows <= 64:
             choice = choice[-2:]
@@ -144,7 +161,8 @@ def _is_aligned(matrix: Tensor) -> bool:
 def _product(
     x, w, bias, y, parts, done, rows, x_stride, softcap,
     OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, CUTS: tl.constexpr,
-    BESIDE: tl.constexpr, GATE: tl.constexpr, SOFTCAP: tl.constexpr, DESCRIBED: tl.constexpr,
+    BESIDE: tl.constexpr, GATED: tl.constexpr, ACTIVATION: tl.constexpr, SOFTCAP: tl.constexpr,
+    DESCRIBED: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A tile of y: [ROWS, COLUMNS]."""
@@ -156,44 +174,41 @@ def _product(
         cut = tl.program_id(1)
         one, two = _part(
             x, w, rows, x_stride, first_row, first_column, cut,
-            OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
+            OUT, K, PART, GATED, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
         )  # fmt: skip
-        width: tl.constexpr = OUT if GATE < 0 else 2 * OUT
+        width: tl.constexpr = 2 * OUT if GATED else OUT
         place = parts + row[:, None] * width + column[None, :]
         tl.store(place + cut * rows * width, one, inside)
-        if GATE >= 0:
+        if GATED:
             tl.store(place + cut * rows * width + OUT, two, inside)
         tl.debug_barrier()  # all of the tile is written before it is counted as done
         if tl.atomic_add(done + tl.program_id(0), 1, sem="acq_rel") < CUTS - 1:
             return
         tl.store(done + tl.program_id(0), 0)
-        one = tl.load(place, inside, 0.0, cache_modifier=".cg")
+        one = _add_parts(place, rows * width, inside, CUTS)
         two = one
-        if GATE >= 0:
-            two = tl.load(place + OUT, inside, 0.0, cache_modifier=".cg")
-        for other in tl.static_range(1, CUTS):
-            at = place + other * rows * width
-            one += tl.load(at, inside, 0.0, cache_modifier=".cg")
-            if GATE >= 0:
-                two += tl.load(at + OUT, inside, 0.0, cache_modifier=".cg")
+        if GATED:
+            two = _add_parts(place + OUT, rows * width, inside, CUTS)
     else:
         one, two = _part(
             x, w, rows, x_stride, first_row, first_column, 0,
-            OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
+            OUT, K, PART, GATED, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
         )  # fmt: skip
         for cut in range(1, CUTS):
             more, other = _part(
                 x, w, rows, x_stride, first_row, first_column, cut,
-                OUT, K, PART, GATE, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
+                OUT, K, PART, GATED, DESCRIBED, ROWS, COLUMNS, DEPTH, PRECISION,
             )  # fmt: skip
             one += more
             two += other
     if bias is not None:
         one += tl.load(bias + column, column < OUT, 0.0).to(tl.float32)[None, :]
-        if GATE >= 0:
+        if GATED:
             two += tl.load(bias + OUT + column, column < OUT, 0.0).to(tl.float32)[None, :]
-    if GATE >= 0:
-        one = _activate(one, GATE) * two
+    if ACTIVATION >= 0:
+        one = _activate(one, ACTIVATION)
+    if GATED:
+        one *= two
     if SOFTCAP:
         one = softcap * _tanh(one / softcap)
     place = y + row.to(tl.int64)[:, None] * OUT + column[None, :]
@@ -215,7 +230,7 @@ def _tile(rows, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit
 def _part(
     x, w, rows, x_stride, first_row, first_column, cut,
-    OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATE: tl.constexpr,
+    OUT: tl.constexpr, K: tl.constexpr, PART: tl.constexpr, GATED: tl.constexpr,
     DESCRIBED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -230,10 +245,19 @@ def _part(
         a = _read(x, first_row, rows, k, x_stride, K, DESCRIBED, ROWS, DEPTH)
         b = _read(w, first_column, OUT, k, K, K, DESCRIBED, COLUMNS, DEPTH)
         one = tl.dot(a, b.T, one, input_precision=PRECISION)
-        if GATE >= 0:
+        if GATED:
             c = _read(w, first_column + OUT, 2 * OUT, k, K, K, DESCRIBED, COLUMNS, DEPTH)
             two = tl.dot(a, c.T, two, input_precision=PRECISION)
     return one, two
+
+
+@triton.jit
+def _add_parts(place, stride, inside, CUTS: tl.constexpr):
+    """The sum of the parts that stand ``stride`` apart, in order; past the cache of this core."""
+    total = tl.load(place, inside, 0.0, cache_modifier=".cg")
+    for cut in tl.static_range(1, CUTS):
+        total += tl.load(place + cut * stride, inside, 0.0, cache_modifier=".cg")
+    return total
 
 
 @triton.jit
@@ -254,11 +278,11 @@ def _read(
 
 
 @triton.jit
-def _activate(x, GATE: tl.constexpr):
-    """The activations in the order of ``gate.ACTIVATIONS``."""
-    if GATE == 0:
+def _activate(x, ACTIVATION: tl.constexpr):
+    """The activations as ``gate.activation_number`` counts them."""
+    if ACTIVATION == 0:
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    if GATE == 1:
+    if ACTIVATION == 1:
         return 0.5 * x * (1.0 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
     return x / (1.0 + tl.exp(-x))
 

