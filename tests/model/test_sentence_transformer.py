@@ -23,9 +23,7 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def save(
-    directory: Path, *types: str, pooling: Any = None, first: str = "", **files: Any
-) -> Path:
+def save(directory: Path, *types: str, pooling: Any = None, first: str = "", **files: Any) -> Path:
     """A directory with these modules; ``files``: name without .json -> content, in the root."""
     folders = [first, *(f"{i}_{name.rpartition('.')[2]}" for i, name in enumerate(types) if i)]
     modules = [

@@ -194,9 +194,7 @@ def test_without_a_vocabulary_grammars_are_refused(tiny_gemma: Path, cache_dir: 
     assert trace.news[sequence_id].finish == "refused"
 
 
-def test_where_no_token_ends_a_text_grammars_are_refused(
-    tiny_gemma: Path, cache_dir: Path
-) -> None:
+def test_where_no_token_ends_a_text_grammars_are_refused(tiny_gemma: Path, cache_dir: Path) -> None:
     trace = Trace(tiny_gemma, cache_dir)
     trace.core.handle(Vocabulary(tokens=TOKENS, special_ids=(0, 1, 2), eos_ids=()))
     refused = trace.submit(PROMPT, 5, grammar=DATE)

@@ -81,14 +81,14 @@ def test_special_tokens_are_pooled_where_the_model_does_so() -> None:
     assert pool_positions("inputs[0]", TOKENS, [(0, 4)], "byte", rule) == ((1, 2),), "not in spans"
 
 
-@pytest.mark.parametrize(
-    ("unit", "span"), [("byte", (0, 3)), ("char", (0, 1))]
-)
+@pytest.mark.parametrize(("unit", "span"), [("byte", (0, 3)), ("char", (0, 1))])
 def test_spans_are_counted_from_the_end_of_the_prompt(
     unit: OffsetUnit, span: tuple[int, int]
 ) -> None:
     """The prompt is "née": four bytes, three characters."""
-    found = pool_positions("inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), prompt="née")
+    found = pool_positions(
+        "inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), prompt="née"
+    )
     assert found == ((3, 4), (3, 4, 5))
 
 

@@ -23,7 +23,14 @@ from headstream.model.layers.norm import layer_norm_affine
 from headstream.model.layers.qkv import QKV
 from headstream.model.weights import Weights
 
-_HEADS = ("pooler.", "cls.", "lm_head.", "vocab_transform.", "vocab_layer_norm.", "vocab_projector.")
+_HEADS = (
+    "pooler.",
+    "cls.",
+    "lm_head.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+)
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 

@@ -40,9 +40,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         model = self._models.get(request.model)
         refuse_interventions(request.interventions)
         check_count("inputs", request.inputs, 1, model.limits.max_inputs)
-        options = parse_options(
-            "options", request.options, model.limits, model.ready.embedding
-        )
+        options = parse_options("options", request.options, model.limits, model.ready.embedding)
         num_vectors = sum(max(1, len(item.spans)) for item in request.inputs)
         check_message(num_vectors * options.vector_bytes, model.limits, "the vectors of the reply")
         results = await Embedder(model, self._metrics, options).embed(request.inputs)

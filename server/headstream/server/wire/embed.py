@@ -47,7 +47,6 @@ class VectorOptions:
         """Bytes of one vector."""
         return vector_bytes(self.dtype, self.dimensions)
 
-
     def prompt_of(self, parsed: ParsedInput) -> str:
         """What is put before an input: ids and chats are taken as they are.
 

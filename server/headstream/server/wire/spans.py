@@ -44,12 +44,14 @@ def pool_positions(
 
     A span has every token whose range overlaps it; special ones never do. Last and cls take the one
     row they name. Without spans there is one vector, for the whole text from the position ``first``
-    on. Spans are counted from the end of the ``prompt``, which the tokens have read before the text.
+    on. Spans are counted from the end of the ``prompt``, which the tokens read before the text.
     """
     if not spans:
         whole = _choose(tokens, range(first, len(tokens)), rule)
         if not whole:
-            raise InvalidRequest(field, "no token is left to pool: all are special, or of the prompt")
+            raise InvalidRequest(
+                field, "no token is left to pool: all are special, or of the prompt"
+            )
         return (whole,)
     ranges = tokens.byte_ranges if unit == "byte" else tokens.char_ranges
     before = len(prompt.encode() if unit == "byte" else prompt)
@@ -71,6 +73,4 @@ def _choose(tokens: TokenizedText, covered: Sequence[int], rule: PoolRule) -> tu
         return tuple(covered[-1:])
     if rule.kind == "cls":
         return tuple(covered[:1])
-    return tuple(
-        position for position in covered if rule.special or not tokens.special[position]
-    )
+    return tuple(position for position in covered if rule.special or not tokens.special[position])
