@@ -1,6 +1,6 @@
 """Messages of the contract that the tests of the client feed to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +30,30 @@ START = logits_pb.GenerateResponse(start=logits_pb.GenerateStart(request_id="r1"
 END = logits_pb.GenerateResponse(
     end=logits_pb.GenerateEnd(finish_reason=logits_pb.FINISH_REASON_STOP, stop_string="!")
 )
+
+
+def continuations(*counts: int) -> Iterator[logits_pb.GenerateResponse]:
+    """A start, and side by side so many steps of each continuation. Their ends are left out."""
+    start = logits_pb.GenerateStart(request_id="r1", seed=3, seeds=range(3, 3 + len(counts)))
+    yield logits_pb.GenerateResponse(start=start)
+    for index in range(max(counts)):
+        for continuation, count in enumerate(counts):
+            if index < count:
+                yield from _of(continuation, steps(1, index))
+
+
+def ends(*which: int) -> Iterator[logits_pb.GenerateResponse]:
+    for continuation in which:
+        yield from _of(continuation, [END])
+
+
+def _of(
+    continuation: int, events: Iterable[logits_pb.GenerateResponse]
+) -> Iterator[logits_pb.GenerateResponse]:
+    for event in events:
+        own = logits_pb.GenerateResponse(continuation=continuation)
+        own.MergeFrom(event)
+        yield own
 
 
 def vectors(*rows: Any) -> embeddings_pb.EmbedResponse:

@@ -1,11 +1,16 @@
 """What every test shares."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 # Before torch loads: threads that wait for one another must not spin for long on a shared machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# Before Triton loads: without a GPU its kernels are interpreted.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,6 +51,7 @@ def step(scheduler: Scheduler) -> dict[int, int]:
     schedule = scheduler.schedule()
     drawn = [sequence for sequence, rows in schedule.items() if sequence.wants_token(rows)]
     scheduler.advance(schedule)
+    drawn += [sequence for sequence, rows in schedule.items() if not rows]  # siblings that begin
     for sequence in schedule:
         sequence.num_reported = max(sequence.num_reported, sequence.num_computed)
         assert len(sequence.block_ids) * scheduler.pool.block_size >= sequence.num_computed

@@ -23,6 +23,7 @@ from headstream.server.engine.messages import (
     Frame,
     FromEngine,
     Scores,
+    Sibling,
     StepReport,
     Submit,
 )
@@ -137,6 +138,15 @@ class Trace:
         self.news[sequence_id] = News()
         self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
+
+    def submit_all(
+        self, token_ids: list[int], max_new_tokens: int, seeds: list[int], **spec: Any
+    ) -> list[int]:
+        """Several continuations of a prompt; their ids. ``seeds``: of all but the first."""
+        ids = [next(self._ids) for _ in seeds]
+        self.news |= {sibling_id: News() for sibling_id in ids}
+        siblings = tuple(map(Sibling, ids, seeds))
+        return [self.submit(token_ids, max_new_tokens, siblings=siblings, **spec), *ids]
 
     def fork(self, branch_id: int) -> int:
         """Copy a branch; the id of the copy."""

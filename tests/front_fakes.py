@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -130,7 +131,14 @@ class FakeHandle:
         for callback in self.callbacks:
             callback(state)
 
-    def submit(
+    def submit_all(
+        self, token_ids: Sequence[int], sibling_seeds: Sequence[int], **options: Any
+    ) -> list[SequenceStream]:
+        sampling = options.pop("sampling", GREEDY)
+        draws = [sampling, *(dataclasses.replace(sampling, seed=seed) for seed in sibling_seeds)]
+        return [self._submit(token_ids, sampling=each, **options) for each in draws]
+
+    def _submit(
         self,
         token_ids: Sequence[int],
         *,

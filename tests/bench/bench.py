@@ -31,6 +31,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model", default="gemma-3-270m", help="embedded name, directory, GGUF file or hub id"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: fp32 and bf16")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="who runs")
     parser.add_argument("--streams", nargs="+", type=int, help="default: 1 8 32")
@@ -68,11 +69,12 @@ def measure(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]
     place = plan.Place(
         source=options.model,
         cache_dir=str(Path(options.cache_dir).expanduser().resolve()),
+        device=options.device,
         threads=options.threads or available_cores(),
         max_num_batched_tokens=options.max_num_batched_tokens,
         peers=options.peers.expanduser().resolve() if options.peers else None,
     )
-    description = report.describe_run("bench.py", arguments)
+    description = report.describe_run("bench.py", arguments, options.device)
     return {**description, **harness.run(wanted, place)}
 
 

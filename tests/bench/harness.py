@@ -35,6 +35,7 @@ def run(plan: Plan, place: Place) -> dict[str, Any]:
         },
         "settings": {
             **asdict(plan),
+            "device": place.device,
             "threads": place.threads,
             "max_num_batched_tokens": place.max_num_batched_tokens,
         },
@@ -101,6 +102,7 @@ class Bench:
                 settings={
                     "source": self.model["directory"],
                     "cache_dir": self._place.cache_dir,
+                    "device": self._place.device,
                     "dtype": dtype,
                     "num_threads": self._place.threads,
                 },
@@ -126,6 +128,7 @@ class Bench:
         if (home := self._homes.get(name)) is None:
             settings |= {
                 "cache_dir": place.cache_dir,
+                "device": place.device,
                 "max_num_batched_tokens": place.max_num_batched_tokens,
             }
             return Worker(CONTENDERS[name].target, settings, place.threads)
@@ -148,6 +151,7 @@ def _limits_settings(plan: Plan, place: Place) -> dict[str, Any]:
     return {
         "source": place.source,
         "cache_dir": place.cache_dir,
+        "device": place.device,
         "threads": place.threads,
         "read_mib": plan.read_mib,
     }

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
-GEMM_SHAPES = ((2048, 640, 2048), (2048, 2048, 640), (2048, 1024, 4096))  # M, K, N
+GEMM_SHAPES = {  # M, K, N
+    "cpu": ((2048, 640, 2048), (2048, 2048, 640), (2048, 1024, 4096)),
+    "cuda": ((8192, 2048, 8192), (8192, 8192, 8192)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,11 @@ def decode_floor(machine: Machine, sizes: ModelSizes, streams: int, length: int,
 class Limits:
     """Measures, in a worker like the contenders; also knows the model's sizes and the prompts."""
 
-    def __init__(self, source: str, cache_dir: str, threads: int, read_mib: int) -> None:
+    def __init__(
+        self, source: str, cache_dir: str, threads: int, read_mib: int, device: str = "cpu"
+    ) -> None:
         self._source = source
+        self._device = device
         self._cache_dir = Path(cache_dir)
         self._threads = threads
         self._read_mib = read_mib
@@ -98,7 +104,7 @@ class Limits:
         pages = mmap.mmap(-1, self._read_mib << 20)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             pages.madvise(mmap.MADV_HUGEPAGE)
-        self._memory = torch.frombuffer(pages, dtype=torch.float32).fill_(1.0)
+        self._memory = torch.frombuffer(pages, dtype=torch.float32).fill_(1.0).to(self._device)
 
     def stop(self) -> None:
         del self._memory
@@ -148,20 +154,22 @@ class Limits:
             )
             rates = [
                 2 * m * k * n / _median_seconds(gemm, seconds)
-                for m, k, n in GEMM_SHAPES
-                for gemm in _gemms(m, k, n, getattr(torch, dtype))
+                for m, k, n in GEMM_SHAPES[self._device]
+                for gemm in _gemms(m, k, n, getattr(torch, dtype), self._device)
             ]
         return asdict(Machine(read_bytes=read, gemm_flops=max(rates)))
 
 
-def _gemms(m: int, k: int, n: int, dtype: Any) -> list[Callable[[], object]]:
+def _gemms(m: int, k: int, n: int, dtype: Any, device: str) -> list[Callable[[], object]]:
     """The product of a shape as torch offers it: plain, and packed once where this torch can."""
     import torch
     import torch.nn.functional as F
 
-    x = torch.randn(m, k, dtype=dtype)
-    weight = torch.randn(n, k, dtype=dtype)
+    x = torch.randn(m, k, dtype=dtype, device=device)
+    weight = torch.randn(n, k, dtype=dtype, device=device)
     ways: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
+    if device != "cpu":
+        return ways
     try:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, m)
         torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
@@ -173,10 +181,20 @@ def _gemms(m: int, k: int, n: int, dtype: Any) -> list[Callable[[], object]]:
 
 def _median_seconds(run: Callable[[], object], seconds: float) -> float:
     """Median time of a run, over at least three and at least ``seconds`` of them."""
+    wait = _wait_for_device()
     run()
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
+        wait()
         begin = time.perf_counter()
         run()
+        wait()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
+
+
+def _wait_for_device() -> Callable[[], object]:
+    """Waits until a GPU has done what it was given."""
+    import torch
+
+    return torch.cuda.synchronize if torch.cuda.is_available() else lambda: None

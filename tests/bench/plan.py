@@ -77,6 +77,7 @@ class Place:
 
     source: str  # as the user names the model
     cache_dir: str
+    device: str
     threads: int
     max_num_batched_tokens: int | None  # of a step of ours; None: the server's own default
     peers: Path | None  # the folder they are installed in

@@ -24,7 +24,7 @@ GIB = 1 << 30
 _PACKAGES = ("headstream", "torch", "transformers", "grpcio")
 
 
-def describe_run(script: str, arguments: Sequence[str]) -> dict[str, Any]:
+def describe_run(script: str, arguments: Sequence[str], device: str = "cpu") -> dict[str, Any]:
     """Date, command line, hardware and versions."""
     # Of paths the last part alone: the rest tells of one machine only.
     words = [Path(word).name if Path(word).is_absolute() else word for word in arguments]
@@ -33,6 +33,7 @@ def describe_run(script: str, arguments: Sequence[str]) -> dict[str, Any]:
         "command": shlex.join(["python", f"tests/bench/{script}", *words]),
         "hardware": {
             "cpu": _cpu_model(),
+            "gpu": _gpu_model() if device == "cuda" else None,
             "cores": available_cores(),
             "memory_gib": round(psutil.virtual_memory().total / GIB, 1),
             "load_before": round(os.getloadavg()[0], 2),
@@ -73,6 +74,8 @@ def head(result: Mapping[str, Any]) -> Iterator[str]:
     """What it ran on, a line each."""
     hardware, settings = result["hardware"], result["settings"]
     yield f"{result['date']}  {result['command']}"
+    if hardware.get("gpu"):
+        yield hardware["gpu"]
     yield (
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB; "
         f"load before the run: {hardware['load_before']}"
@@ -137,6 +140,12 @@ def checked(run: Mapping[str, Any]) -> str:
     return "Greedy tokens, position by position" + (
         "" if run["dtype"] == "float32" else f"; {reported}"
     )
+
+
+def _gpu_model() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def _cpu_model() -> str:

@@ -26,8 +26,9 @@ from headstream.model.runner import Runner
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.core import EngineCore
 from headstream.server.engine.messages import FromEngine, Submit
+from headstream.server.engine.plan import Schedule
 from headstream.server.engine.report import Frames
-from headstream.server.engine.scheduler import Schedule, Scheduler
+from headstream.server.engine.scheduler import Scheduler
 
 SIZES = (1, 32, 256, 1024, 4096)  # sequences
 PROMPT = 300  # tokens

@@ -2,11 +2,23 @@
 
 import asyncio
 import time
+from itertools import chain
 
 import grpc
 import pytest
 
-from client_messages import END, END_TOKENS, ROWS, START, steps, tensor, token_events, vectors
+from client_messages import (
+    END,
+    END_TOKENS,
+    ROWS,
+    START,
+    continuations,
+    ends,
+    steps,
+    tensor,
+    token_events,
+    vectors,
+)
 from headstream.client import AsyncClient, StreamBroken, Unavailable
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import model_service_pb2 as model_pb
@@ -28,6 +40,12 @@ async def test_generate_streams_steps_and_then_knows_the_whole(script, client):
     assert [step async for step in generation] == []
     assert script.ended.wait(2)
     assert not script.was_cancelled
+
+
+async def test_the_texts_of_several_continuations(script, client):
+    script.generate = lambda request, context: chain(continuations(2, 1), ends(1, 0))
+    assert await client.generate("a", n=2).read_texts() == [" 0 1", " 0"]
+    assert script.requests[0].sampling.n == 2
 
 
 def endless(request, context):

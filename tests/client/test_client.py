@@ -1,11 +1,23 @@
 """The sync client against a real server."""
 
 import time
+from itertools import chain
 
 import grpc
 import pytest
 
-from client_messages import END, END_TOKENS, ROWS, START, steps, tensor, token_events, vectors
+from client_messages import (
+    END,
+    END_TOKENS,
+    ROWS,
+    START,
+    continuations,
+    ends,
+    steps,
+    tensor,
+    token_events,
+    vectors,
+)
 from headstream.client import (
     Aborted,
     Client,
@@ -80,6 +92,31 @@ def test_a_stream_without_its_end_is_broken_where_it_stopped(script, client):
     with pytest.raises(StreamBroken, match="index 2") as caught:
         read.extend(client.generate("a"))
     assert caught.value.index == 2
+
+
+def test_continuations_come_side_by_side_and_are_told_apart(script, client):
+    script.generate = lambda request, context: chain(continuations(2, 1, 3), ends(1, 0, 2))
+    generation = client.generate("a", n=3)
+    assert [(step.continuation, step.index) for step in generation] == [
+        (0, 0),
+        (1, 0),
+        (2, 0),
+        (0, 1),
+        (2, 1),
+        (2, 2),
+    ]
+    assert script.requests[0].sampling.n == 3
+    assert [each.text for each in generation.continuations] == [" 0 1", " 0", " 0 1 2"]
+    assert [each.seed for each in generation.continuations] == [3, 4, 5]
+    assert [each.stop_string for each in generation.continuations] == ["!"] * 3
+    assert client.generate("a", n=3).read_texts() == [" 0 1", " 0", " 0 1 2"]
+
+
+def test_a_stream_without_all_ends_is_broken_where_the_least_advanced_stopped(script, client):
+    script.generate = lambda request, context: chain(continuations(4, 1, 3), ends(1))
+    with pytest.raises(StreamBroken) as caught:
+        client.generate("a", n=3).read_texts()
+    assert caught.value.index == 3
 
 
 @pytest.mark.parametrize(

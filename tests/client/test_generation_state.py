@@ -121,6 +121,36 @@ def test_how_far_it_got_is_known_only_once_it_began():
     assert not state.ended
 
 
+def test_continuations_run_side_by_side_and_each_has_its_own_text_and_end():
+    def of(continuation, event):
+        event.continuation = continuation
+        return event
+
+    state = GenerationState(with_embeddings=True)
+    state.feed(pb.GenerateResponse(start=pb.GenerateStart(seed=7, seeds=[7, 99])))
+    state.feed(of(0, step(0, "a")))
+    state.feed(of(1, step(0, "x")))
+    state.feed(of(1, step(1, "y")))
+    assert (state.take(), state.reached) == (None, 1)
+    state.feed(of(1, embedding(0, [[1, 2]])))
+    (first,) = taken(state)
+    assert (first.continuation, first.index, first.text) == (1, 0, "x")
+    state.feed(of(0, end("!")))
+    assert [(each.continuation, each.index) for each in taken(state)] == [(0, 0)]
+    assert (state.ended, state.usage, state.finish_reason, state.reached) == (
+        False,
+        None,
+        "length",
+        2,
+    )
+    state.feed(of(1, end()))
+    assert [(each.continuation, each.index) for each in taken(state)] == [(1, 1)]
+    assert [(each.text, each.seed) for each in state.continuations] == [("a!", 7), ("xy", 99)]
+    assert (state.text, state.tail, state.ended) == ("a!", "!", True)
+    assert state.usage is not None
+    assert (state.usage.input_tokens, state.usage.output_tokens) == (4, 4)
+
+
 def test_events_of_a_newer_contract_are_passed_over():
     state = GenerationState(with_embeddings=False)
     state.feed(pb.GenerateResponse())

@@ -18,13 +18,14 @@ from attention_reference import (
     random_text,
 )
 from headstream.model.attention.base import AttentionSpec
+from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.masks import TileMasks
-from headstream.model.attention.native import NativeAttention
 from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.kernels import TORCH_KERNELS, Kernels
 from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
+from triton_kernels import DEVICE
 
 G = PREFILL_GRID
 SPECS = {
@@ -68,11 +69,17 @@ def make_bench(
 ) -> Bench:
     """The native backend where it takes the shape, as the runner chooses."""
     num_blocks = 4096 // block_size
-    cache = KVCache(model_config(spec), num_blocks, block_size, dtype, torch.device("cpu"))
+    takes = kernels.attends(spec, block_size)
+    device = device_of(kernels) if takes else torch.device("cpu")
+    cache = KVCache(model_config(spec), num_blocks, block_size, dtype, device)
     cache._pool.fill_(torch.nan)  # a slot read without having been written shows
-    if kernels.attend is not None and supports(spec, block_size):
-        return Bench(cache, NativeAttention((spec,), cache, kernels.attend), seed)
+    if takes:
+        return Bench(cache, KernelAttention((spec,), cache, kernels), seed)
     return Bench(cache, SdpaAttention((spec,), cache), seed)
+
+
+def device_of(kernels: Kernels) -> torch.device:
+    return DEVICE if kernels.name == "triton" else torch.device("cpu")
 
 
 def assert_near(z: Tensor, exact: Tensor) -> None:
@@ -151,21 +158,23 @@ def test_random_schedules_equal_the_equation(seed: int, kernels: Kernels) -> Non
 
 def test_every_layer_has_its_own_window_and_cache(kernels: Kernels) -> None:
     specs = (SPECS["window-1"], attention_spec(4, 2, 16))
-    cache = KVCache(model_config(specs[0], n_layers=2), 16, 32, torch.float32, torch.device("cpu"))
+    cache = KVCache(model_config(specs[0], n_layers=2), 16, 32, torch.float32, device_of(kernels))
     backend = (
         SdpaAttention(specs, cache)
         if kernels.attend is None
-        else NativeAttention(specs, cache, kernels.attend)
+        else KernelAttention(specs, cache, kernels)
     )
     bench = Bench(cache, backend)
     texts = [random_text(specs[0], 40, torch.float32, seed=seed, prompt=30) for seed in (1, 2)]
     bench.place(texts[0])
-    attend = bench._backend.bind(bench._pack([(texts[0], 0, 40)]))
-    for layer, text in enumerate(texts):
-        attend(layer, text.q, text.k, text.v)
-    for layer, text in enumerate(texts):
-        z = attend(layer, text.q, text.k, text.v)
-        assert_near(z, exact_attention(specs[layer], text))
+    there = bench.device
+    attend = bench._backend.bind(bench._pack([(texts[0], 0, 40)]).to(there))
+    rows = [[part.to(there) for part in (text.q, text.k, text.v)] for text in texts]
+    for layer, (q, k, v) in enumerate(rows):
+        attend(layer, q, k, v)
+    for layer, (q, k, v) in enumerate(rows):
+        z = attend(layer, q, k, v).cpu()
+        assert_near(z, exact_attention(specs[layer], texts[layer]))
 
 
 def test_inputs_need_not_be_contiguous(kernels: Kernels) -> None:
@@ -174,9 +183,9 @@ def test_inputs_need_not_be_contiguous(kernels: Kernels) -> None:
     text = random_text(spec, 30, torch.float32, prompt=20)
     bench = make_bench(spec, torch.float32, kernels)
     bench.place(text)
-    qkv = torch.cat([text.q, text.k, text.v], dim=1)  # [n, H + 2 G, D]
+    qkv = torch.cat([text.q, text.k, text.v], dim=1).to(bench.device)  # [n, H + 2 G, D]
     q, k, v = qkv.split([spec.n_heads, spec.n_kv_heads, spec.n_kv_heads], dim=1)
-    z = bench._backend.bind(bench._pack([(text, 0, 30)]))(0, q, k, v)
+    z = bench._backend.bind(bench._pack([(text, 0, 30)]).to(bench.device))(0, q, k, v).cpu()
     assert z.is_contiguous()
     assert_near(z, exact_attention(spec, text))
 
@@ -328,7 +337,7 @@ def test_shapes_the_kernel_does_not_know(name: str, native_kernels: Kernels) -> 
     text = random_text(spec, 20, torch.float32, prompt=5)
     cache = KVCache(model_config(spec), 8, 32, torch.float32, torch.device("cpu"))
     assert native_kernels.attend is not None
-    bench = Bench(cache, NativeAttention((spec,), cache, native_kernels.attend))
+    bench = Bench(cache, KernelAttention((spec,), cache, native_kernels))
     bench.place(text)
     with pytest.raises(AssertionError, match="refused"):
         bench.step([(text, 0, 20)])

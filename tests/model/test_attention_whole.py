@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from headstream.model.attention.native import NativeAttention
 
 from attention_reference import (
     Bench,
@@ -15,7 +16,6 @@ from attention_reference import (
     random_text,
 )
 from headstream.model.attention.base import AttentionSpec
-from headstream.model.attention.native import NativeAttention
 from headstream.model.attention.whole import WholeAttention
 from headstream.model.kernels import Kernels
 from headstream.model.kv_cache import KVCache

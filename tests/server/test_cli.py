@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import chain
 
 import grpc
 import numpy as np
@@ -15,6 +16,8 @@ from client_messages import (
     ROWS,
     SCORE_END,
     START,
+    continuations,
+    ends,
     score_events,
     tensor,
     token_events,
@@ -120,6 +123,19 @@ def test_generate_writes_json_lines(script):
         "probability": pytest.approx(0.1),
     }
     assert (whole["text"], whole["finish_reason"]) == (" a c", "stop")
+
+
+def test_generate_writes_several_continuations_one_by_one(script):
+    script.generate = lambda request, context: chain(continuations(2, 1), ends(1, 0))
+    result = run("generate", "So", "-a", script.address, "--n", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == ["0 (seed 3)", "So 0 1", "1 (seed 4)", "So 0"]
+    assert "ended by stop" in result.stderr
+    assert script.requests[0].sampling.n == 2
+    result = run("generate", "So", "-a", script.address, "--n", "2", "--json")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["continuation"] for line in lines] == [0, 1, 0, 0, 1]
+    assert [(line["text"], line["seed"]) for line in lines[3:]] == [(" 0 1", 3), (" 0", 4)]
 
 
 def test_embed_writes_an_array_and_shows_cosines(script, tmp_path):

@@ -15,6 +15,7 @@ from headstream.client import (
     AsyncGeneration,
     Branch,
     Client,
+    Continuation,
     Decoding,
     EmbedError,
     Fingerprint,
@@ -70,6 +71,7 @@ def generating(client: Client) -> None:
         frequency_penalty=0.1,
         logit_bias={3: -1.0},
         seed=1,
+        n=3,
         stop=["\n", "."],
         stop_token_ids=[1],
         ignore_eos=True,
@@ -84,11 +86,14 @@ def generating(client: Client) -> None:
             assert_type(step.index, int)
             assert_type(step.token_id, int)
             assert_type(step.text, str)
+            assert_type(step.continuation, int)
             assert_type(step.logprob, float | None)
             assert_type(step.logits, Array | TopLogits | None)
             assert_type(step.embedding, Array | None)
     assert_type(generation.text, str)
     assert_type(generation.finish_reason, Literal["stop", "length", "dead_end"] | None)
+    assert_type(generation.continuations, list[Continuation])
+    assert_type(generation.read_texts(), list[str])
     assert_type(generation.usage, Usage | None)
     assert_type(generation.timings, Timings | None)
     assert_type(generation.fingerprint, Fingerprint | None)
@@ -182,6 +187,7 @@ async def asynchronous() -> None:
         assert_type(generation, AsyncGeneration)
         async for step in generation:
             assert_type(step, Step)
+        assert_type(await generation.read_texts(), list[str])
         await generation.aclose()
         async with client.decode("a", logits="top") as d:
             assert_type(d, AsyncDecoding[TopLogits])

@@ -6,6 +6,7 @@ from headstream.client._async_client import AsyncClient
 from headstream.client._async_decoding import AsyncBranch, AsyncDecoding
 from headstream.client._channel import Tls
 from headstream.client._client import Client
+from headstream.client._continuation import Continuation
 from headstream.client._decoding import Branch, Decoding
 from headstream.client._errors import (
     Aborted,
@@ -53,6 +54,7 @@ __all__ = [
     "Branch",
     "Cancelled",
     "Client",
+    "Continuation",
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",

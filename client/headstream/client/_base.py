@@ -93,6 +93,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         json_schema: str | Mapping[str, object] | None = None,
         lark: str | None = None,
         seed: int | None = None,
+        n: int = 1,
         stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
@@ -131,6 +132,9 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             json_schema: The text is one JSON value that this schema admits.
             lark: The text is a sentence of this grammar (the Lark form that llguidance reads).
             seed: Repeats a draw; None lets the server pick one, told in `Generation.seed`.
+            n: Continuations of the prompt, which is computed once. They run side by side;
+                `Step.continuation` says whose step it is, and `continuations` of the result what
+                has become of each. The first is that of `n=1`.
             stop: Strings that end it; the text is cut before the first of them.
             stop_token_ids: Tokens that end it.
             ignore_eos: Go on after the model's own end of text.
@@ -167,6 +171,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 forbidden_token_ids=forbidden_token_ids,
                 constraint=_requests.constraint(regex, json_schema, lark),
                 seed=seed,
+                n=n,
             ),
             stop=_requests.stop_conditions(
                 stop,

@@ -1,4 +1,4 @@
-"""A running continuation as an iterator, for the sync and for the async client."""
+"""Running continuations as an iterator, for the sync and for the async client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SyncCall(Protocol[EventT_co]):
 
 
 class Generation(GenerationState):
-    """Iterator over the steps of a continuation; its attributes tell about the whole.
+    """Iterator over the steps of a continuation, or several; its attributes tell about the whole.
 
     The call has begun when this object exists. Leaving the loop early ends it on the server when
     the object goes away, as it does in `for step in client.generate(...)`; where a name still
@@ -64,6 +64,12 @@ class Generation(GenerationState):
                 raise StopIteration
             self._pull()
         return step
+
+    def read_texts(self) -> list[str]:
+        """Read what is still to come; the text of each continuation."""
+        for _ in self:
+            pass
+        return [each.text for each in self.continuations]
 
     def close(self) -> None:
         """End the call on the server, if it is still running."""
@@ -96,7 +102,7 @@ class Generation(GenerationState):
 
 
 class AsyncGeneration(GenerationState):
-    """Async iterator over the steps of a continuation; its attributes tell about the whole.
+    """Async iterator over the steps of a continuation, or several; its attributes tell the whole.
 
     The call has begun when this object exists. Leaving the loop early ends it on the server when
     the object goes away; `await aclose()` or an `async with` block ends it at once.
@@ -127,6 +133,12 @@ class AsyncGeneration(GenerationState):
     def __del__(self) -> None:
         if not self._over:  # the loop was left: what runs inside gRPC would keep the call alive
             self._call.cancel()
+
+    async def read_texts(self) -> list[str]:
+        """Read what is still to come; the text of each continuation."""
+        async for _ in self:
+            pass
+        return [each.text for each in self.continuations]
 
     async def aclose(self) -> None:
         """End the call on the server, if it is still running."""

@@ -24,6 +24,14 @@ class Usage:
     output_tokens: int = 0  # tokens generated
     tensor_bytes: int = 0  # bytes of tensors sent
 
+    def __add__(self, other: Usage) -> Usage:
+        """What both used."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.tensor_bytes + other.tensor_bytes,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -65,6 +73,7 @@ class Step:
     logprob: float | None  # natural log of its probability, before temperature and penalties
     logits: Array | TopLogits | None  # [V] for "full", [k] for a list of ids, TopLogits for "top"
     embedding: Array | None  # [L, d], where layers were asked for
+    continuation: int = 0  # the one that it belongs to, of `n`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +156,7 @@ class Limits:
     max_model_tokens: int  # of a sequence, generated ones included
     max_text_bytes: int  # of one text
     max_inputs: int  # texts of one `embed` or `score`
-    max_new_tokens: int
+    max_new_tokens: int  # of one continuation
     max_top_k: int  # logits of a row, top or chosen
     max_reply_bytes: int  # of tensors
     max_queued_requests: int
@@ -157,6 +166,7 @@ class Limits:
     max_all_session_tokens: int = 0
     session_idle_seconds: float = 0.0  # without a move, until a session is ended
     session_seconds: float = 0.0  # until it is ended in any case
+    max_continuations: int = 1  # `n` of one `generate`
 
 
 @dataclass(frozen=True, slots=True)

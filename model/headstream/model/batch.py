@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headstream.model.outputs import LogitsSpec, SamplingParams
+from headstream.model.transfer import upload
 
 FINAL = -1
 """Layer number of the rows after the final norm; 0..L number the residual stream."""
@@ -103,13 +104,12 @@ class PackedBatch:
         """The same batch with its tensors on ``device``."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        taps = {layer: rows.to(device, non_blocking=True) for layer, rows in self.taps.items()}
-        return replace(self, taps=taps, **moved)
+        names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
+        tensors = [getattr(self, name) for name in names]
+        moved = upload([*tensors, *self.taps.values()], device)
+        taps = dict(zip(self.taps, moved[len(names) :], strict=True))
+        changed: dict[str, Any] = dict(zip(names, moved, strict=False))
+        return replace(self, taps=taps, **changed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

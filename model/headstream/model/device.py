@@ -20,16 +20,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype called "float32", "bfloat16" or "auto": bfloat16 where the hardware has it.
-
-    Raises:
-        ModelError: float32 on CUDA, whose attention kernels take 16-bit types only.
-    """
+    """The dtype called "float32", "bfloat16" or "auto": bfloat16 where the hardware has it."""
     if name == "auto":
         fast = device.type == "cuda" or bf16_is_fast()
         return torch.bfloat16 if fast else torch.float32
-    if name == "float32" and device.type == "cuda":
-        raise ModelError("dtype float32 is not served on cuda: its attention kernels are 16-bit")
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 

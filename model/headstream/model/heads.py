@@ -15,8 +15,9 @@ from torch import Tensor
 from headstream.model import sampler
 from headstream.model.batch import LEADING, RowRequest, RowResult
 from headstream.model.families.base import Model
-from headstream.model.kernels.unembed import LogitRows
+from headstream.model.kernels.unembed import LogitRows, Targets
 from headstream.model.outputs import LogitsSpec
+from headstream.model.transfer import download
 
 SLICE = 128
 """Rows unembedded at once: one that is kept takes a MiB where the vocabulary is large."""
@@ -36,14 +37,26 @@ def finish_rows(model: Model, resid: Tensor, requests: tuple[RowRequest, ...]) -
     results: list[RowResult] = []
     for part in slices(len(requests)):
         wanted = requests[part]
-        keep = [i for i, request in enumerate(wanted) if _keeps_row(request)]
-        rows = Rows.unembed(model, resid[part], keep)
-        leading = sampler.split_rows(rows.found)
-        results += [
-            _finish_row(rows, index, leading[index], request)
-            for index, request in enumerate(wanted)
-        ]
+        rows = Rows.unembed(model, resid[part], rows_to_keep(wanted))
+        results += choose_tokens(rows, wanted)
     return results
+
+
+def rows_to_keep(requests: tuple[RowRequest, ...]) -> list[int]:
+    """Those of which more is wanted than their largest entries."""
+    return [
+        index
+        for index, request in enumerate(requests)
+        if request.needs_full_row or not is_answered_by_leading(request.logits)
+    ]
+
+
+def choose_tokens(rows: Rows, requests: tuple[RowRequest, ...]) -> list[RowResult]:
+    """The outcome of each of the ``rows``."""
+    leading = sampler.split_rows(rows.found)
+    return [
+        _finish_row(rows, index, leading[index], request) for index, request in enumerate(requests)
+    ]
 
 
 def slices(count: int) -> Iterator[slice]:
@@ -59,7 +72,7 @@ def is_answered_by_leading(spec: LogitsSpec) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of logits: what was found in all of them, and those that were kept whole."""
+    """Rows of logits, on the CPU: what was found in all of them, and those that were kept whole."""
 
     found: LogitRows  # of R rows
     places: Mapping[int, int]  # row -> which of those kept it is
@@ -73,7 +86,17 @@ class Rows:
         found = model.unembed.look_through(
             model.final_norm(resid), keep=keep, count=LEADING, targets=targets
         )
-        return cls(found, {row: place for place, row in enumerate(keep)})
+        return cls(_fetched(found), {row: place for place, row in enumerate(keep)})
+
+    @classmethod
+    def pick(cls, found: LogitRows, rows: Tensor, requests: tuple[RowRequest, ...]) -> Rows:
+        """Of rows on a device that were all kept, those numbered ``rows`` int64 [R], on the CPU."""
+        keep = rows_to_keep(requests)
+        values, ids, log_totals, kept, _ = _fetched(
+            found._replace(kept=found.kept[rows[keep]] if keep else found.kept[:0])
+        )
+        chosen = LogitRows(values[rows], ids[rows], log_totals[rows], kept, None)
+        return cls(chosen, {row: place for place, row in enumerate(keep)})
 
     def whole(self, row: int) -> Tensor | None:
         """float32 [V], if it was kept."""
@@ -96,20 +119,23 @@ class Rows:
             if spec.mode == "top":
                 values, ids = values.topk(min(spec.top_k, values.shape[1]))
             elif spec.mode == "chosen":
-                values = values[:, torch.tensor(spec.token_ids, device=values.device)]
+                values = values[:, list(spec.token_ids)]
         if spec.logprobs:
             values = values - log_totals[:, None]
-        return values.to("cpu", TORCH_DTYPES[spec.dtype]).contiguous(), ids
+        return values.to(TORCH_DTYPES[spec.dtype]).contiguous(), ids
 
 
-def _keeps_row(request: RowRequest) -> bool:
-    """Whether more of the row is wanted than its largest entries."""
-    return request.needs_full_row or not is_answered_by_leading(request.logits)
+def _fetched(found: LogitRows) -> LogitRows:
+    """The same on the CPU."""
+    if found.values.device.type == "cpu":
+        return found
+    values, ids, log_totals, kept, *targets = download([*found[:4], *(found.targets or ())])
+    return LogitRows(values, ids, log_totals, kept, Targets(*targets) if targets else None)
 
 
 def _finish_row(rows: Rows, index: int, leading: sampler.Leading, request: RowRequest) -> RowResult:
     kept = rows.whole(index)
-    token_id = sampler.choose(leading, None if kept is None else kept.cpu().numpy(), request)
+    token_id = sampler.choose(leading, None if kept is None else kept.numpy(), request)
     logprob = None
     if request.logprob and token_id != sampler.NO_TOKEN:
         logprob = _logit(token_id, leading, kept) - leading.log_total

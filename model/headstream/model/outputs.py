@@ -111,7 +111,3 @@ class Outputs:
     rows: RowsSpec = RowsSpec()
     pool: PoolSpec | None = None
     score: ScoreSpec | None = None
-
-
-GREEDY = SamplingParams()
-NO_OUTPUTS = Outputs()

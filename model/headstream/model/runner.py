@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from headstream.model.attention.base import AttentionBackend
-from headstream.model.attention.cuda import CudaAttention
-from headstream.model.attention.native import NativeAttention
+from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.attention.whole import WholeAttention
 from headstream.model.batch import FINAL, PackedBatch, StepOutput, Taps
+from headstream.model.decode_graphs import DecodeGraphs
+from headstream.model.errors import UnsupportedModelError
 from headstream.model.families.base import Model
-from headstream.model.heads import finish_rows
+from headstream.model.heads import Rows, choose_tokens, finish_rows
 from headstream.model.kernels import Kernels
-from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
 from headstream.model.scoring import finish_scores
 
@@ -31,6 +31,9 @@ class Runner:
         self.cache = cache
         self._attention = attention
         self._kernels = kernels
+        self._graphs: DecodeGraphs | None = None
+        if cache.device.type == "cuda" and model.unembed is not None:
+            self._graphs = DecodeGraphs(model, model.unembed, cache, attention)
 
     @property
     def backend(self) -> str:
@@ -50,14 +53,22 @@ class Runner:
         return name
 
     @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Do ahead of the first request what would delay it."""
+        if self._graphs is not None:
+            self._graphs.warm_up()
+
+    @torch.inference_mode()
     def run(self, batch: PackedBatch) -> StepOutput:
         """Run all layers over the batch's rows and unembed the rows that ask for it.
 
-        The batch may lie on the CPU: it is moved to the cache's device first.
+        The batch lies on the CPU; it is moved to the cache's device.
         """
-        batch = batch.to(self.cache.device)
         if batch.block_copies.numel():
-            self.cache.copy_blocks(*batch.block_copies)
+            self.cache.copy_blocks(*batch.block_copies.to(self.cache.device))
+        if self._graphs is not None and self._graphs.take(batch):
+            return self._replay(self._graphs, batch)
+        batch = batch.to(self.cache.device)
         taps = Taps({layer: rows for layer, rows in batch.taps.items() if layer != FINAL})
         resid = self.model.forward(
             batch.input_ids, batch.positions, self._attention.bind(batch), taps
@@ -70,6 +81,15 @@ class Runner:
             rows=tuple(finish_rows(self.model, drawn, batch.heads)),
             taps={layer: kept.cpu() for layer, kept in taps.rows.items()},
             scores=tuple(finish_scores(self.model, scored, batch.scores)),
+        )
+
+    def _replay(self, graphs: DecodeGraphs, batch: PackedBatch) -> StepOutput:
+        """The same for a step of one row each of many sequences."""
+        done = graphs.run(batch)
+        rows = Rows.pick(done.found, batch.logits_indices, batch.heads)
+        return StepOutput(
+            rows=tuple(choose_tokens(rows, batch.heads)),
+            taps={layer: done.taps[layer].cpu()[places] for layer, places in batch.taps.items()},
         )
 
     @torch.inference_mode()
@@ -86,8 +106,8 @@ def make_runner(model: Model, cache: KVCache, kernels: Kernels) -> Runner:
 
 def _attention(model: Model, cache: KVCache, kernels: Kernels) -> AttentionBackend:
     specs = model.config.attention
+    if all(kernels.attends(spec, cache.block_size) for spec in specs):
+        return KernelAttention(specs, cache, kernels)
     if cache.device.type == "cuda":
-        return CudaAttention(specs, cache)
-    if kernels.attend is not None and all(supports(spec, cache.block_size) for spec in specs):
-        return NativeAttention(specs, cache, kernels.attend)
+        raise UnsupportedModelError("the attention heads of this model do not fit the GPU kernel")
     return SdpaAttention(specs, cache) if model.config.causal else WholeAttention(specs)

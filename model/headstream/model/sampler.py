@@ -35,16 +35,9 @@ class Leading(NamedTuple):
 
 
 def split_rows(found: LogitRows) -> list[Leading]:
-    """What was found in each row."""
-    return [
-        Leading(*row)
-        for row in zip(
-            found.values.cpu().numpy(),
-            found.ids.cpu().numpy(),
-            found.log_totals.tolist(),
-            strict=True,
-        )
-    ]
+    """What was found in each row; on the CPU."""
+    columns = found.values.numpy(), found.ids.numpy(), found.log_totals.tolist()
+    return [Leading(*row) for row in zip(*columns, strict=True)]
 
 
 def choose(leading: Leading, row: Values | None, request: RowRequest) -> int:

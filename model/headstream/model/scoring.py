@@ -33,7 +33,7 @@ def finish_scores(
         for own in kept:
             own.take(rows, part)
     logprobs, ranks, entropies = (
-        torch.cat(column).cpu().split(counts) for column in zip(*parts, strict=True)
+        torch.cat(column).split(counts) for column in zip(*parts, strict=True)
     )
     return [
         ScoreResult(RowScores(*scores), own.values, own.ids)

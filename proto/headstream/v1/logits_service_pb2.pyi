@@ -227,7 +227,10 @@ class SamplingParams(google.protobuf.message.Message):
     and tells it in the start event.
     """
     n: builtins.int
-    """Number of independent continuations. Default 1."""
+    """Number of continuations, 1 to the server's limit (GetModel: `max_continuations`). Default 1. The
+    prompt is computed once, and its keys and values are shared. Each has draws of its own; those of
+    continuation 0 are the draws of `seed` with n = 1.
+    """
     typical_p: builtins.float
     """Keep the tokens whose surprise is nearest to the entropy, until their probability reaches
     typical_p, in (0, 1]. Default 1. (Meister et al. 2022.) Filters work in the order of their
@@ -455,7 +458,8 @@ Global___GenerateRequest: typing_extensions.TypeAlias = GenerateRequest
 @typing.final
 class GenerateResponse(google.protobuf.message.Message):
     """One event of a continuation: a start, then steps (each followed by its chunks and, one step
-    later, its embedding), then an end. A stream without an end event was broken.
+    later, its embedding), then an end. Several continuations share the start and run side by side,
+    and so do their events. A stream without the end event of each of them was broken.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -465,6 +469,9 @@ class GenerateResponse(google.protobuf.message.Message):
     CHUNK_FIELD_NUMBER: builtins.int
     EMBEDDING_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
+    CONTINUATION_FIELD_NUMBER: builtins.int
+    continuation: builtins.int
+    """Which continuation it belongs to, from 0 on. The start belongs to all."""
     @property
     def start(self) -> Global___GenerateStart:
         """First event."""
@@ -493,9 +500,10 @@ class GenerateResponse(google.protobuf.message.Message):
         chunk: Global___GenerateChunk | None = ...,
         embedding: Global___GenerateEmbedding | None = ...,
         end: Global___GenerateEnd | None = ...,
+        continuation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "embedding", b"embedding", "end", b"end", "event", b"event", "start", b"start", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "embedding", b"embedding", "end", b"end", "event", b"event", "start", b"start", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "continuation", b"continuation", "embedding", b"embedding", "end", b"end", "event", b"event", "start", b"start", "step", b"step"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["start", "step", "chunk", "embedding", "end"] | None: ...
 
 Global___GenerateResponse: typing_extensions.TypeAlias = GenerateResponse
@@ -511,6 +519,7 @@ class GenerateStart(google.protobuf.message.Message):
     PROMPT_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     MAX_TENSOR_BYTES_FIELD_NUMBER: builtins.int
+    SEEDS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The server's id of this request, also in its logs."""
     seed: builtins.int
@@ -525,6 +534,10 @@ class GenerateStart(google.protobuf.message.Message):
     def prompt(self) -> headstream.v1.types_pb2.TokenIds:
         """The prompt's token ids."""
 
+    @property
+    def seeds(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Seed of each continuation, the first as above: with n = 1 it gives the same continuation alone."""
+
     def __init__(
         self,
         *,
@@ -533,9 +546,10 @@ class GenerateStart(google.protobuf.message.Message):
         prompt: headstream.v1.types_pb2.TokenIds | None = ...,
         seed: builtins.int = ...,
         max_tensor_bytes: builtins.int = ...,
+        seeds: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "prompt", b"prompt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "max_tensor_bytes", b"max_tensor_bytes", "prompt", b"prompt", "request_id", b"request_id", "seed", b"seed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "max_tensor_bytes", b"max_tensor_bytes", "prompt", b"prompt", "request_id", b"request_id", "seed", b"seed", "seeds", b"seeds"]) -> None: ...
 
 Global___GenerateStart: typing_extensions.TypeAlias = GenerateStart
 
@@ -651,7 +665,9 @@ class GenerateEnd(google.protobuf.message.Message):
     """Text still held back when it ended."""
     @property
     def usage(self) -> headstream.v1.types_pb2.Usage:
-        """What it used."""
+        """What it used. The tokens of the prompt are counted with continuation 0 alone, so that the sum of
+        all is what the request used.
+        """
 
     @property
     def timings(self) -> headstream.v1.types_pb2.Timings:

@@ -308,6 +308,7 @@ class Limits(google.protobuf.message.Message):
     MAX_ALL_SESSION_TOKENS_FIELD_NUMBER: builtins.int
     SESSION_IDLE_SECONDS_FIELD_NUMBER: builtins.int
     SESSION_SECONDS_FIELD_NUMBER: builtins.int
+    MAX_CONTINUATIONS_FIELD_NUMBER: builtins.int
     max_model_tokens: builtins.int
     """Tokens of a sequence, generated ones included."""
     max_text_bytes: builtins.int
@@ -315,7 +316,7 @@ class Limits(google.protobuf.message.Message):
     max_inputs: builtins.int
     """Inputs of one Embed or Score request."""
     max_new_tokens: builtins.int
-    """Generated tokens of one request."""
+    """Generated tokens of one continuation."""
     max_top_k: builtins.int
     """TOP_K and CHOSEN logits of a row."""
     max_reply_bytes: builtins.int
@@ -334,6 +335,8 @@ class Limits(google.protobuf.message.Message):
     """Seconds without a move after which a session ends."""
     session_seconds: builtins.float
     """Seconds after which a session ends in any case."""
+    max_continuations: builtins.int
+    """Continuations of one Generate request."""
     def __init__(
         self,
         *,
@@ -350,8 +353,9 @@ class Limits(google.protobuf.message.Message):
         max_all_session_tokens: builtins.int = ...,
         session_idle_seconds: builtins.float = ...,
         session_seconds: builtins.float = ...,
+        max_continuations: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

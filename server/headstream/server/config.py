@@ -95,7 +95,9 @@ class Settings(BaseSettings):
     max_inputs: Count = 64
     """Texts of one Embed or Score request."""
     max_new_tokens: Count = 4096
-    """Generated tokens of one request."""
+    """Generated tokens of one continuation."""
+    max_continuations: Count = 16
+    """Continuations of one Generate request (`n`); at most half of `max_num_seqs`."""
     max_top_k: Count = 1024
     """Logits of a row by TOP_K or CHOSEN; whole rows are bounded by `max_reply_bytes`."""
     max_reply_bytes: Count = 1024 * MIB

@@ -28,6 +28,7 @@ class Limits:
     max_top_k: int
     max_reply_bytes: int
     max_message_bytes: int
+    max_continuations: int
     max_queued_requests: int
     max_queued_tokens: int
     max_branches: int
@@ -55,6 +56,8 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         max_top_k=min(settings.max_top_k, ready.d_vocab),
         max_reply_bytes=settings.max_reply_bytes,
         max_message_bytes=settings.max_message_bytes,
+        # The other half of the slots may go to branches of sessions, again and again.
+        max_continuations=min(settings.max_continuations, max(1, settings.max_num_seqs // 2)),
         max_queued_requests=settings.max_queued_requests or 4 * settings.max_num_seqs,
         max_queued_tokens=settings.max_queued_tokens or 4 * max(step, longest),
         max_branches=settings.max_branches,

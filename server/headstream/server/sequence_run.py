@@ -1,15 +1,17 @@
-"""One sequence from submission to its last event, with its metrics."""
+"""Sequences from submission to their last events, with their metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, contextmanager
+from typing import Unpack
 
-from headstream.model.outputs import Outputs, SamplingParams
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
-from headstream.server.engine.stream import Event
+from headstream.server.engine.messages import SubmitOptions
+from headstream.server.engine.stream import Event, SequenceStream
 from headstream.server.errors import EngineFault, InvalidRequest, NoChatTemplate
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
@@ -52,46 +54,53 @@ async def run_sequence(
     metrics: Metrics,
     ticket: Ticket,
     token_ids: tuple[int, ...],
-    *,
-    max_new_tokens: int = 0,
-    sampling: SamplingParams | None = None,
-    stop_token_ids: tuple[int, ...] = (),
-    min_new_tokens: int = 0,
-    grammar: str = "",
-    outputs: Outputs,
+    **options: Unpack[SubmitOptions],
 ) -> AsyncGenerator[Event]:
     """The events of one sequence. Closing the generator frees what the sequence still holds."""
+    with submitted(model, metrics, token_ids, (), **options) as [stream]:
+        async with aclosing(read_sequence(model, metrics, ticket, stream)) as events:
+            async for event in events:
+                yield event
+
+
+@contextmanager
+def submitted(
+    model: LoadedModel,
+    metrics: Metrics,
+    token_ids: tuple[int, ...],
+    sibling_seeds: Sequence[int],
+    **options: Unpack[SubmitOptions],
+) -> Generator[list[SequenceStream]]:
+    """The streams of one or several continuations of a prompt; in the end all of them are left."""
     call = current_call()
-    stream = model.handle.submit(
-        token_ids,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling or SamplingParams(),
-        stop_token_ids=stop_token_ids,
-        min_new_tokens=min_new_tokens,
-        grammar=grammar,
-        outputs=outputs,
-    )
+    streams = model.handle.submit_all(token_ids, sibling_seeds, **options)
     call.input_tokens += len(token_ids)
     metrics.input_tokens.labels(model.name).inc(len(token_ids))
-    watch = _TokenWatch(model.name, metrics)
-    finished = False
     try:
-        async with stream:
-            async for event in stream:
-                if event.finish == "refused":
-                    raise InvalidRequest(
-                        "sampling.constraint",
-                        "too complex, or it names special tokens that the model does not have",
-                    )
-                if event.finish == "error":
-                    raise EngineFault("the engine reported a fault of this sequence")
-                finished = event.finish is not None
-                ticket.release()
-                watch.observe(event)
-                yield event
+        yield streams
     finally:
-        if not finished:
-            call.unfinished_sequences += 1
+        for stream in streams:
+            stream.leave()
+            call.unfinished_sequences += stream.was_left
+
+
+async def read_sequence(
+    model: LoadedModel, metrics: Metrics, ticket: Ticket, stream: SequenceStream
+) -> AsyncGenerator[Event]:
+    """The events of a stream. Closing the generator leaves it."""
+    watch = _TokenWatch(model.name, metrics)
+    async with stream:
+        async for event in stream:
+            if event.finish == "refused":
+                raise InvalidRequest(
+                    "sampling.constraint",
+                    "too complex, or it names special tokens that the model does not have",
+                )
+            if event.finish == "error":
+                raise EngineFault("the engine reported a fault of this sequence")
+            ticket.release()
+            watch.observe(event)
+            yield event
 
 
 class _TokenWatch:

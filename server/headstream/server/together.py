@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -25,6 +26,11 @@ async def merge(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]
 
     The first failure is raised as itself. Whatever ends it, all streams are closed.
     """
+    if len(streams) == 1:  # then it takes no tasks
+        async with aclosing(streams[0]) as only:
+            async for each in only:
+                yield each
+        return
 
     async def step(stream: AsyncGenerator[Item]) -> Item | None:
         return await anext(stream, None)

@@ -37,6 +37,8 @@ class Headstream:
         dtype: Literal["float32", "bfloat16"],
         threads: int,
         cache_dir: str,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
         max_num_batched_tokens: int | None = None,
     ) -> None:
         from headstream.server.engine.config import EngineConfig
@@ -48,6 +50,7 @@ class Headstream:
                 name="bench",
                 source=directory,
                 cache_dir=cache_dir,
+                device=device,
                 dtype=dtype,
                 num_threads=threads,
                 max_num_batched_tokens=max_num_batched_tokens,
@@ -115,6 +118,8 @@ class HeadstreamGrpc:
         dtype: str,
         threads: int,
         cache_dir: str,
+        *,
+        device: str = "cpu",
         max_num_batched_tokens: int | None = None,
     ) -> None:
         self._loop = _OnLoop()
@@ -122,6 +127,7 @@ class HeadstreamGrpc:
         flags = {
             "models": f"bench={directory}",
             "cache-dir": cache_dir,
+            "device": device,
             "dtype": dtype,
             "threads": threads,
             "max-num-batched-tokens": max_num_batched_tokens,

@@ -12,8 +12,11 @@ class Transformers:
 
     PREFILL_BATCH = 8  # of 256 tokens: larger ones were not faster and take more memory
 
-    def __init__(self, directory: str, dtype: str, threads: int, **_: object) -> None:
+    def __init__(
+        self, directory: str, dtype: str, threads: int, device: str = "cpu", **_: object
+    ) -> None:
         self._directory = directory
+        self._device = device
         self._dtype = dtype
         self._threads = threads
 
@@ -23,16 +26,20 @@ class Transformers:
 
         torch.set_num_threads(self._threads)
         auto: Any = AutoModelForCausalLM
-        self._model: Any = auto.from_pretrained(
-            self._directory, dtype=getattr(torch, self._dtype), attn_implementation="sdpa"
-        ).eval()
+        self._model: Any = (
+            auto.from_pretrained(
+                self._directory, dtype=getattr(torch, self._dtype), attn_implementation="sdpa"
+            )
+            .to(self._device)
+            .eval()
+        )
         # The checkpoint's own settings would sample and would stop at the end of the text.
         self._model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
 
     def decode(self, prompts: Prompts, new: int) -> Prompts:
         import torch
 
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=self._device)
         with torch.inference_mode():
             whole = self._model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new
@@ -46,7 +53,8 @@ class Transformers:
         tokens: Prompts = []
         with torch.inference_mode():
             for start in range(0, len(prompts), self.PREFILL_BATCH):
-                ids = torch.tensor(prompts[start : start + self.PREFILL_BATCH])
+                part = prompts[start : start + self.PREFILL_BATCH]
+                ids = torch.tensor(part, device=self._device)
                 logits = self._model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
                 tokens += logits[:, -1:].argmax(dim=2).tolist()
         return tokens
@@ -59,7 +67,7 @@ class Transformers:
             for (
                 prompt
             ) in prompts:  # the row of logits of one token is a MiB with a large vocabulary
-                ids = torch.tensor([prompt])
+                ids = torch.tensor([prompt], device=self._device)
                 logits = self._model(input_ids=ids, use_cache=False).logits[0, :-1].float()
                 chosen = logits.gather(1, ids[0, 1:, None])[:, 0]
                 scores.append((chosen - logits.logsumexp(dim=1)).tolist())

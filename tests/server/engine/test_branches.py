@@ -10,7 +10,7 @@ import pytest
 
 from branch_driver import FULL, Driver, forward_oracle, session_oracle
 from engine_trace import D_VOCAB, DTYPES, Trace, alone, everything, same
-from headstream.server.engine.branches import Branches
+from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Abort, Append, Flow, Rollback
 from headstream.server.engine.sequence import MAX_LOGIT_ROWS
 
@@ -53,7 +53,7 @@ def test_without_copy_on_write_the_bits_differ(
     tiny_gemma: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control."""
-    monkeypatch.setattr(Branches, "shares_last_block", lambda *_: False)
+    monkeypatch.setattr(BlockPool, "is_shared", lambda *_: False)
     trace = Trace(tiny_gemma, cache_dir)
     driver = Driver(trace, forward_oracle(tiny_gemma, cache_dir, dtype="float32"), seed=200)
     with pytest.raises(AssertionError, match="other rows came"):

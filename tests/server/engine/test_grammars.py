@@ -176,6 +176,33 @@ def test_alone_and_in_a_crowd_with_preemption(tiny_gemma: Path, cache_dir: Path)
     assert {news.finish for news in lone} >= {"stop"}
 
 
+def test_continuations_of_one_prompt_each_have_their_own_place(
+    tiny_gemma: Path, cache_dir: Path
+) -> None:
+    """In little memory, so that some are preempted: each gets what it gets alone."""
+    seeds = list(range(1, 12))
+    params = [SamplingParams(temperature=2.0, seed=seed) for seed in (0, *seeds)]
+    request: dict[str, Any] = {
+        "token_ids": PROMPT,
+        "max_new_tokens": 200,
+        "grammar": JSON,
+        "stop_token_ids": (EOS,),
+    }
+    roomy = Trace(tiny_gemma, cache_dir)
+    roomy.core.handle(VOCABULARY)
+    lone = alone(roomy, [{"sampling": sampling, **request} for sampling in params])
+    narrow = Trace(tiny_gemma, cache_dir, kv_cache_bytes=16 * roomy.block_bytes)
+    narrow.core.handle(VOCABULARY)
+    ids = narrow.submit_all(seeds=seeds, sampling=params[0], **request)
+    narrow.run()
+    assert narrow.scheduler.preemptions > 0
+    assert all(same(narrow.news[i], news) for i, news in zip(ids, lone, strict=True))
+    ended = [text_of(news) for news in lone if news.finish == "stop"]
+    assert len(set(ended)) > 5
+    for text in ended:
+        check_schema(text)
+
+
 def test_what_cannot_be_followed_is_refused_and_hurts_nobody(trace: Trace) -> None:
     other = trace.submit(PROMPT, 5)
     bad = [

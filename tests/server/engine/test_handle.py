@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from headstream.model.outputs import LogitsSpec, Outputs
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.handle import EngineHandle, EngineState
-from headstream.server.engine.messages import Loading
+from headstream.server.engine.messages import Loading, StepReport
 from headstream.server.engine.stream import Event
 from headstream.server.errors import EngineStartError, EngineUnavailable
 
@@ -76,12 +77,44 @@ async def test_leaving_a_stream_frees_the_sequence(engine: EngineHandle) -> None
     async with engine.submit(PROMPT, max_new_tokens=500) as stream:
         async for _ in stream:
             break
+    await _until_running(engine, 0)
+    assert engine.stats is not None
+    assert engine.stats.blocks_used == 0
+
+
+async def _until_running(engine: EngineHandle, count: int) -> None:
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+    while engine.stats is None or engine.stats.running != count:
+        assert time.monotonic() < deadline, f"still held: {engine.stats}"
         await asyncio.sleep(0.02)
-        if engine.stats and engine.stats.running == 0 and engine.stats.blocks_used == 0:
-            return
-    raise AssertionError(f"still held: {engine.stats}")
+
+
+async def test_a_sibling_that_is_left_before_it_begins_does_not_go_on(
+    tiny_gemma: Path, cache_dir: Path
+) -> None:
+    """The engine does not know it yet, and is told again when it begins; the first goes on."""
+    engine = EngineHandle(_config(tiny_gemma, cache_dir, max_num_batched_tokens=320))
+    await engine.start()
+    reports: list[StepReport] = []
+    engine.add_listener(reports.append)
+    first, *others = engine.submit_all(PROMPT * 300, [1, 2], max_new_tokens=300)
+    try:
+        for other in others:
+            other.leave()
+        assert len([event async for event in first if event.token]) == 300
+        await _until_running(engine, 0)
+    finally:
+        await engine.stop()
+    tokens = Counter(delta.id for report in reports for delta in report.deltas if delta.token)
+    assert sorted(tokens) == [1, 2, 3]
+    assert tokens[1] == 300
+    assert max(tokens[2], tokens[3]) < 50
+
+
+async def test_siblings_each_have_their_own_stream(engine: EngineHandle) -> None:
+    streams = engine.submit_all(PROMPT, [0, 0], max_new_tokens=6)
+    tokens = [[event.token.token_id async for event in each if event.token] for each in streams]
+    assert tokens == [await _tokens(engine)] * 3
 
 
 async def test_unread_stream_is_paused_and_resumed(engine: EngineHandle) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,18 +31,27 @@ def test_a_prompt_must_be_there() -> None:
         parse_generate(pb.GenerateRequest(), LIMITS)
 
 
-@pytest.mark.parametrize(
-    "refused",
-    [
-        lambda: sampling(n=2),
-        lambda: generate(interventions=[types_pb2.Intervention(site="z")]),
-    ],
-    ids=["sampling.n", "interventions"],
-)
-def test_what_is_not_served_says_so(refused: Callable[[], Any]) -> None:
-    sampling(n=1)
-    with pytest.raises(NotServed, match=r"sampling\.n|interventions"):
-        refused()
+def test_what_is_not_served_says_so() -> None:
+    with pytest.raises(NotServed, match="interventions"):
+        generate(interventions=[types_pb2.Intervention(site="z")])
+
+
+def test_each_continuation_has_a_seed_with_which_it_comes_alone() -> None:
+    """The first is the seed itself; no two seeds that users count up give a common one."""
+    assert sampling(seed=7).seeds == sampling(seed=7, n=1).seeds == (7,)
+    several = sampling(seed=7, n=16).seeds
+    assert several[0] == 7
+    assert several[:3] == sampling(seed=7, n=3).seeds
+    assert all(0 <= seed < 2**64 for seed in several)
+    seeds = [seed for first in range(100) for seed in sampling(seed=first, n=16).seeds]
+    assert len(set(seeds)) == 1600
+    assert sampling(seed=2**64 - 1, n=2).seeds[0] == 2**64 - 1
+
+
+@pytest.mark.parametrize("n", [0, 17, 2**32 - 1])
+def test_a_wrong_number_of_continuations_is_refused(n: int) -> None:
+    with pytest.raises(InvalidRequest, match=rf"sampling\.n: {n} is not in \[1, 16\]"):
+        sampling(n=n)
 
 
 def test_the_reply_budget_counts_every_tensor() -> None:
@@ -63,6 +71,13 @@ def test_the_reply_budget_counts_every_tensor() -> None:
         )
 
     asked(2 * row)
+    with pytest.raises(ReplyTooLarge, match=f"{4 * row} bytes"):
+        generate(
+            stop=pb.StopConditions(max_new_tokens=2),
+            logits=pb.LogitsOptions(mode=FULL),
+            sampling=pb.SamplingParams(n=2),
+            max_reply_bytes=4 * row - 1,
+        )
     with pytest.raises(ReplyTooLarge, match=f"{2 * row} bytes; the limit is {2 * row - 1}"):
         asked(2 * row - 1)
     with pytest.raises(ReplyTooLarge, match="limit is 20000"):

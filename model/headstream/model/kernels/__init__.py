@@ -1,16 +1,18 @@
 """What the layers compute with: native kernels, or their torch twins.
 
 The native ones are compiled for the processor at hand at first use, cached, and optional: without a
-compiler everything works, slower. On a GPU the twins run.
+compiler everything works, slower. A GPU has kernels of its own (``kernels.gpu``).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from headstream.model.attention.base import AttentionSpec
 from headstream.model.kernels import attend, gate, layer_norm, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
@@ -44,7 +46,8 @@ class Kernels:
     turn_heads: TurnHeads
     gate: Gate
     unembed: MakeUnembed
-    attend: AttendKernel | None  # None: the attention backends of torch
+    attend: AttendKernel | None  # None: attention of torch
+    attends: Callable[[AttentionSpec, int], bool]  # whether ``attend`` takes blocks of that size
 
 
 TORCH_KERNELS = Kernels(
@@ -61,6 +64,7 @@ TORCH_KERNELS = Kernels(
     gate=gate.gate_torch,
     unembed=unembed.make_unembed_torch,
     attend=None,
+    attends=lambda *_: False,
 )
 
 
@@ -71,6 +75,13 @@ TORCH_INT8_KERNELS = replace(
     gated=linear.make_gated_int8_torch,
     unembed=unembed.make_unembed_int8_torch,
 )
+
+
+def load_gpu_kernels() -> Kernels:
+    """The kernels of a GPU."""
+    from headstream.model.kernels.gpu import GPU_KERNELS  # noqa: PLC0415 - needs Triton
+
+    return GPU_KERNELS
 
 
 def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernels:
@@ -95,6 +106,7 @@ def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernel
             gate=native_gate,
             unembed=NativeUnembed(cache_dir, pack),
             attend=attend.load_native(cache_dir),
+            attends=attend.supports,
         )
     except KernelUnavailableError as error:
         _log.warning("the slower torch twins of the native kernels run: %s", error)

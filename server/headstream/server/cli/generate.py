@@ -39,10 +39,13 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Draw among the k likeliest; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw among the fewest that reach this.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a draw.")] = None,
+    n: Annotated[int, typer.Option("--n", help="Continuations, written one by one.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends it; repeatable.")] = None,
     tls_ca: Ca = None,
     token: Token = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per step.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per step, and one per continuation.")
+    ] = False,
 ) -> None:
     """Continue a text, token by token."""
     with connected(address, tls_ca, token) as client:
@@ -57,6 +60,7 @@ def generate(
             top_k=top_k,
             top_p=top_p,
             seed=seed,
+            n=n,
             stop=stop or (),
             json_schema=None if json_schema is None else json_schema.read_text(),
             regex=regex,
@@ -64,6 +68,8 @@ def generate(
         names = TokenNames(client, model)
         if as_json:
             _write_json(generation, names)
+        elif n > 1:
+            _show_several(prompt, generation, names)
         else:
             show(prompt, generation, names)
 
@@ -103,7 +109,6 @@ def show(prompt: str, generation: Generation, names: TokenNames) -> None:
     from headstream.server.cli.views import generation as views
 
     console = Console(highlight=False)
-    errors = Console(stderr=True, highlight=False)
     if console.is_terminal:
         console.print(views.prompt_and_text(prompt, ""), end="")
     with_steps = False
@@ -120,9 +125,37 @@ def show(prompt: str, generation: Generation, names: TokenNames) -> None:
         console.print(views.prompt_and_text(prompt, generation.text), soft_wrap=True)
     else:
         console.print(views.prompt_and_text("", generation.tail), soft_wrap=True)
+    _summarize(generation)
+
+
+def _show_several(prompt: str, generation: Generation, names: TokenNames) -> None:
+    """Print all continuations, one after the other, when they have ended."""
+    from rich.console import Console
+
+    from headstream.server.cli.views import generation as views
+
+    console = Console(highlight=False)
+    steps = list(generation)
+    for each in generation.continuations:
+        console.print(views.heading(each.index, each.seed))
+        for step in steps:
+            if step.continuation == each.index and (found := candidates(step, names)):
+                console.print(views.step(step.index, found), end="")
+        console.print(views.prompt_and_text(prompt, each.text), soft_wrap=True)
+    _summarize(generation)
+
+
+def _summarize(generation: Generation) -> None:
+    from rich.console import Console
+
+    from headstream.server.cli.views import generation as views
+
     if generation.usage is not None and generation.timings is not None:
-        reason = generation.finish_reason or "unknown"
-        errors.print(views.summary(generation.usage, generation.timings, reason))
+        reasons = dict.fromkeys(
+            each.finish_reason or "unknown" for each in generation.continuations
+        )
+        line = views.summary(generation.usage, generation.timings, ", ".join(reasons))
+        Console(stderr=True, highlight=False).print(line)
 
 
 def candidates(step: Step, names: TokenNames) -> list[Candidate]:
@@ -151,6 +184,7 @@ def candidates(step: Step, names: TokenNames) -> list[Candidate]:
 def _write_json(generation: Generation, names: TokenNames) -> None:
     for step in generation:
         line = {
+            "continuation": step.continuation,
             "index": step.index,
             "token_id": step.token_id,
             "text": step.text,
@@ -162,10 +196,12 @@ def _write_json(generation: Generation, names: TokenNames) -> None:
             for item in found
         ]
         typer.echo(json.dumps({**line, "top": top} if top else line, ensure_ascii=False))
-    whole = {
-        "text": generation.text,
-        "finish_reason": generation.finish_reason,
-        "seed": generation.seed,
-        "request_id": generation.request_id,
-    }
-    typer.echo(json.dumps(whole, ensure_ascii=False))
+    for each in generation.continuations:
+        whole = {
+            "continuation": each.index,
+            "text": each.text,
+            "finish_reason": each.finish_reason,
+            "seed": each.seed,
+            "request_id": generation.request_id,
+        }
+        typer.echo(json.dumps(whole, ensure_ascii=False))

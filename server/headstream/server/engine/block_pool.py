@@ -63,6 +63,18 @@ class BlockPool:
             if self._refs[block] == 0:
                 self._free.append(block)
 
+    def is_shared(self, table: array[int], position: int) -> bool:
+        """Whether others hold the block of ``position`` too, and something in it before."""
+        place, offset = divmod(position, self.block_size)
+        return offset > 0 and self._refs[table[place]] > 1
+
+    def replace(self, table: array[int], position: int, fresh: int) -> tuple[int, int]:
+        """Put ``fresh`` in the place of the block at ``position``; which block to copy where."""
+        place = position // self.block_size
+        shared, table[place] = table[place], fresh
+        self.release((shared,))
+        return shared, fresh
+
     def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
         """Prove that references equal the block tables in use and that no block is lost.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from array import array
 from collections import OrderedDict
 from collections.abc import Container, Iterable
 
@@ -43,6 +42,7 @@ class Branches:
 
     def fork(self, branch: Sequence, new_id: int) -> Sequence:
         """A copy that holds the same blocks."""
+        branch.is_forked = True
         twin = copy.copy(branch)
         twin.spec = msgspec.structs.replace(branch.spec, id=new_id)
         twin.token_ids, twin.block_ids = branch.token_ids[:], branch.block_ids[:]
@@ -103,19 +103,6 @@ class Branches:
         for places in (self.going, self.line, self.resting):
             places.pop(branch, None)
         self._cache.release(branch)
-
-    def shares_last_block(self, branch: Sequence) -> bool:
-        """Whether its next token goes into a block that others hold too."""
-        place, offset = divmod(branch.num_computed, self._pool.block_size)
-        return offset > 0 and self._pool.num_refs(branch.block_ids[place]) > 1
-
-    def own_last_block(self, branch: Sequence, fresh: int) -> tuple[int, int]:
-        """Put ``fresh`` in the place of the shared block; which block to copy where."""
-        place = branch.num_computed // self._pool.block_size
-        shared = branch.block_ids[place]
-        branch.block_ids[place] = fresh
-        self._pool.release(array("i", [shared]))
-        return shared, fresh
 
     def _rest(self, branch: Sequence) -> None:
         """It is at rest if it holds blocks."""

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 
 from headstream.model import fingerprint
-from headstream.model.attention.cuda import BLOCK_SIZE as CUDA_BLOCK_SIZE
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.device import check_quantization, choose_device, choose_dtype
-from headstream.model.kernels import TORCH_KERNELS, load_kernels
+from headstream.model.kernels import load_gpu_kernels, load_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
 from headstream.model.loading.load import load_model
 from headstream.model.loading.sentence_transformer import read_sentence_transformer
@@ -23,7 +22,7 @@ from headstream.server.engine.invariance import is_batch_invariant
 from headstream.server.engine.messages import Ready
 from headstream.server.engine.scheduler import Scheduler
 
-_CPU_BLOCK_SIZE = 32
+_BLOCK_SIZE = {"cpu": 32, "cuda": 64}
 _CPU_KV_BYTES = 2 << 30
 _CUDA_KV_SHARE = 0.85  # of what is free once the weights are loaded
 _BUDGET = {"cpu": 2048, "cuda": 8192}
@@ -46,16 +45,15 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     check_quantization(config.quantization, device)
     sentences = read_sentence_transformer(resolve(config.source, cache_dir, progress))
     directory = sentences.directory
-    kernels = TORCH_KERNELS
-    if device.type == "cpu":
+    if device.type == "cuda":
+        kernels = load_gpu_kernels()
+    else:
         progress("kernels", 0, 1)
         kernels = load_kernels(cache_dir / "kernels", config.quantization)
         progress("kernels", 1, 1)
     model = load_model(directory, dtype, kernels, progress, device=device)
     sizes = model.config
-    block_size = config.block_size or (
-        CUDA_BLOCK_SIZE if device.type == "cuda" else _CPU_BLOCK_SIZE
-    )
+    block_size = config.block_size or _BLOCK_SIZE[device.type]
     budget = config.max_num_batched_tokens or _BUDGET[device.type]
     longest = min(
         sizes.max_model_len, config.max_model_len or sentences.max_tokens or sizes.max_model_len
@@ -66,6 +64,10 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         num_blocks = -(-max(budget, longest) // block_size) + config.max_num_seqs
     cache = KVCache(sizes, num_blocks, block_size, dtype, device)
     runner = make_runner(model, cache, kernels)
+    if device.type == "cuda":
+        progress("graphs", 0, 1)
+        runner.warm_up()
+        progress("graphs", 1, 1)
     scheduler = Scheduler(
         BlockPool(num_blocks, block_size),
         budget,

@@ -22,6 +22,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int | None = None  # N of a step; None: 2048 on CPU, 8192 on CUDA
     max_num_seqs: int = 64
     max_model_len: int | None = None  # None: what the model allows
-    block_size: int | None = None  # tokens; None: 32 on CPU, 256 on CUDA
+    block_size: int | None = None  # tokens; None: 32 on CPU, 64 on CUDA
     kv_cache_bytes: int | None = None  # None: 2 GiB on CPU, 85% of what is free on CUDA
     prefix_caching: bool = True  # prompts share the keys and values of equal beginnings

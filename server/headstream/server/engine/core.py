@@ -37,8 +37,9 @@ from headstream.server.engine.messages import (
     Vocabulary,
 )
 from headstream.server.engine.packing import Packed, pack
+from headstream.server.engine.plan import Schedule
 from headstream.server.engine.report import Frames
-from headstream.server.engine.scheduler import Schedule, Scheduler
+from headstream.server.engine.scheduler import Scheduler
 from headstream.server.engine.sequence import Sequence
 
 Send = Callable[[FromEngine, Frames], None]
@@ -112,7 +113,10 @@ class EngineCore:
             error = "the model has no unembedding, so it gives no logits"
             self._refused.append(Delta(spec.id, finish="error", error=error))
         elif not spec.token_ids or not self._scheduler.fits(sequence):
-            error = f"sequence of {sequence.max_tokens} tokens does not fit the KV memory"
+            error = (
+                f"sequence of {sequence.max_tokens} tokens, with {len(spec.siblings)} siblings, "
+                "does not fit the KV memory or a step"
+            )
             self._refused.append(Delta(spec.id, finish="error", error=error))
         elif spec.grammar:
             self._compiling[spec.id] = sequence
@@ -143,6 +147,8 @@ class EngineCore:
                 self._refused.append(Delta(sequence_id, finish="refused", error=repr(outcome)))
             else:
                 sequence.matcher = outcome
+                for sibling in sequence.siblings:
+                    sibling.matcher = outcome.copy()
                 self._scheduler.add(sequence)
 
     def _lookup(self, message: Lookup) -> None:

@@ -6,6 +6,7 @@ matcher when it is preempted: what it has generated stays, and so does its place
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
@@ -53,6 +54,13 @@ class Matcher:
         if self._matcher.is_error():
             return "dead_end"
         return "stop" if self._matcher.is_stopped() else None
+
+    def copy(self) -> Matcher:
+        """The same place, for another sequence."""
+        twin = copy.copy(self)
+        twin._matcher = self._matcher.deep_copy()  # noqa: SLF001 - of the same class
+        twin._words = self._words.copy()  # noqa: SLF001 - as above
+        return twin
 
 
 class Grammars:

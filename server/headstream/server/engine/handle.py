@@ -10,20 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Unpack
 
 import msgspec
 import structlog
 import zmq
 import zmq.asyncio
 
-from headstream.model.outputs import (
-    GREEDY,
-    NO_OUTPUTS,
-    LogitsSpec,
-    Outputs,
-    SamplingParams,
-    WireDtype,
-)
+from headstream.model.outputs import LogitsSpec, Outputs, WireDtype
 from headstream.server.engine.branch import Branch
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.events import to_event, to_tensor
@@ -39,9 +33,11 @@ from headstream.server.engine.messages import (
     LookupReply,
     Ready,
     Shutdown,
+    Sibling,
     StepReport,
     StepStats,
     Submit,
+    SubmitOptions,
     ToEngine,
     Vocabulary,
 )
@@ -117,36 +113,33 @@ class EngineHandle:
         self._socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def submit(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int = 0,
-        sampling: SamplingParams = GREEDY,
-        stop_token_ids: Sequence[int] = (),
-        min_new_tokens: int = 0,
-        grammar: str = "",
-        outputs: Outputs = NO_OUTPUTS,
-    ) -> SequenceStream:
+    def submit(self, token_ids: Sequence[int], **options: Unpack[SubmitOptions]) -> SequenceStream:
         """Hand over a sequence: the only crossing in.
 
         Raises:
             EngineUnavailable: the engine is not serving.
         """
+        return self.submit_all(token_ids, (), **options)[0]
+
+    def submit_all(
+        self,
+        token_ids: Sequence[int],
+        sibling_seeds: Sequence[int],
+        **options: Unpack[SubmitOptions],
+    ) -> list[SequenceStream]:
+        """Hand over several continuations of one prompt; all but the first have seeds of their own.
+
+        Raises:
+            EngineUnavailable: the engine is not serving.
+        """
         sequence_id, stream = self._new_stream()
-        self._send(
-            Submit(
-                id=sequence_id,
-                token_ids=tuple(token_ids),
-                max_new_tokens=max_new_tokens,
-                sampling=sampling,
-                stop_token_ids=tuple(stop_token_ids),
-                min_new_tokens=min_new_tokens,
-                grammar=grammar,
-                outputs=outputs,
-            )
+        others = [self._new_stream() for _ in sibling_seeds]
+        siblings = tuple(
+            Sibling(sibling_id, seed)
+            for (sibling_id, _), seed in zip(others, sibling_seeds, strict=True)
         )
-        return stream
+        self._send(Submit(sequence_id, tuple(token_ids), siblings=siblings, **options))
+        return [stream, *(other for _, other in others)]
 
     def open_branch(
         self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec
@@ -255,7 +248,9 @@ class EngineHandle:
             listener(report)
         for delta in report.deltas:
             stream = self._streams.get(delta.id)
-            if stream is None:  # aborted while this step ran
+            if stream is None:  # aborted while this step ran, or a sibling before it began
+                if delta.finish is None:
+                    self._send(Abort(delta.id))
                 continue
             if delta.error:
                 log.error("sequence failed", model=self.config.name, error=delta.error)

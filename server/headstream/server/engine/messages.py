@@ -6,7 +6,7 @@ pickle is ever read. One :class:`StepReport` a step carries the news of all sequ
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -15,8 +15,20 @@ from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams,
 FinishReason = Literal["stop", "length", "dead_end", "refused", "error"]
 
 
+class Sibling(msgspec.Struct, frozen=True, array_like=True):
+    """Another continuation of the prompt of a :class:`Submit`, alike but for its draws."""
+
+    id: int
+    seed: int
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """A new sequence."""
+    """A new sequence; with siblings, several continuations of one prompt.
+
+    The prompt is computed once. Siblings begin with its last row, each with a token of its own,
+    and are sequences like any other from there on. Until then they share the fate of the first,
+    and nothing that is said of them is heard.
+    """
 
     id: int
     token_ids: tuple[int, ...]
@@ -30,6 +42,18 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # A branch of a decoding session: it draws no tokens and never ends by itself. Rows of logits
     # come back for the last token of the prompt and for every token appended.
     branch: bool = False
+    siblings: tuple[Sibling, ...] = ()
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What the front may say of a sequence that is no branch."""
+
+    max_new_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: tuple[int, ...]
+    min_new_tokens: int
+    grammar: str
+    outputs: Outputs
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from headstream.model.batch import PackedBatch, RowRequest, ScoreRequest
-from headstream.server.engine.scheduler import Schedule
+from headstream.server.engine.plan import Schedule
 from headstream.server.engine.sequence import Sequence
 
 
@@ -71,6 +71,9 @@ def pack(
         wanted = sequence.wanted_logits(count)
         logits_indices += range(num_rows + wanted.start - start, num_rows + wanted.stop - start)
         token_sequences += [sequence] * len(wanted)
+        if wanted and sequence.siblings:  # each draws a token of its own from the same row
+            logits_indices += [logits_indices[-1]] * len(sequence.siblings)
+            token_sequences += sequence.siblings
         num_rows += count
     counts = np.array(list(schedule.values()), np.int64)  # [S]
     first = np.array(starts, np.int64)  # [S] positions

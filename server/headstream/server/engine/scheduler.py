@@ -7,14 +7,12 @@ from collections import OrderedDict
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.branches import Branches
+from headstream.server.engine.plan import Plan, Schedule
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
 _APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
-
-Schedule = dict[Sequence, int]
-"""Rows of each sequence: it computes the positions [num_computed, num_computed + rows)."""
 
 
 class Scheduler:
@@ -57,8 +55,8 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """Sequences that have a slot."""
-        return len(self._running) + len(self.branches.going)
+        """Sequences that have a slot, or have one kept for them."""
+        return sum(each.num_slots for each in self._running) + len(self.branches.going)
 
     @property
     def num_waiting(self) -> int:
@@ -77,8 +75,9 @@ class Scheduler:
         return any(sequence not in self._paused for place in places for sequence in place)
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether the pool could hold the sequence at its full length."""
-        return self.pool.blocks_for(sequence.max_tokens) <= self.pool.num_blocks
+        """Whether there are slots for it and its siblings, and blocks for its full length."""
+        blocks = self.pool.blocks_for(sequence.max_tokens)
+        return blocks <= self.pool.num_blocks and sequence.num_slots <= self._max_num_seqs
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line; it must fit."""
@@ -131,7 +130,7 @@ class Scheduler:
                 ready.append(sequence)
             else:
                 (appended if sequence.is_appending else behind).append(sequence)
-        plan = _Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
+        plan = Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
         for sequence in ready:
             if self._has_slot(sequence) and self._take_blocks(sequence, 1, plan):
                 plan.add(sequence, 1)
@@ -163,22 +162,42 @@ class Scheduler:
         return max(self._budget // _QUARTER, PREFILL_GRID + self._max_num_seqs)
 
     def advance(self, schedule: Schedule) -> None:
-        """Count the rows of a step as computed; from now on others share its prompt chunks."""
+        """Count the rows of a step as computed; from now on others share its prompt chunks.
+
+        Siblings that begin now join the schedule, without rows of their own.
+        """
+        beginning: list[Sequence] = []
         for sequence, rows in schedule.items():
             sequence.num_computed += rows
             if sequence.num_chunks < len(sequence.chunk_keys):
                 self.cache.put(sequence)
             if sequence.spec.branch and not sequence.num_pending:
                 self.branches.stop(sequence)
+            if sequence.siblings and not sequence.num_pending:
+                beginning += self._begin_siblings(sequence)
+        schedule.update(dict.fromkeys(beginning, 0))
 
-    def _admit(self, plan: _Plan) -> None:
+    def _begin_siblings(self, sequence: Sequence) -> list[Sequence]:
+        """The siblings, now running, in the slots that were kept for them."""
+        siblings, sequence.siblings = sequence.siblings, []
+        for sibling in siblings:
+            sequence.begin(sibling)
+            self.pool.share(sibling.block_ids)
+            self._by_id[sibling.spec.id] = sibling
+            self._running[sibling] = None
+        return siblings
+
+    def _admit(self, plan: Plan) -> None:
         """Start waiting sequences, first come first served, while rows and blocks are free."""
         admitted: list[Sequence] = []
+        slots = self._max_num_seqs - self.num_running
         for sequence in self._waiting:
-            if plan.budget <= 0 or self.num_running == self._max_num_seqs:
+            if plan.budget <= 0 or not slots:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
                 continue
+            if sequence.num_slots > slots:
+                break
             hit = self.cache.take(sequence)
             rows = sequence.next_rows(plan.budget_for(sequence))
             if not rows or not self._allocate(sequence, rows, plan):
@@ -186,6 +205,7 @@ class Scheduler:
                 break
             (self.branches.going if sequence.spec.branch else self._running)[sequence] = None
             admitted.append(sequence)
+            slots -= sequence.num_slots
             plan.add(sequence, rows)
             self.hit_tokens += hit
             if self.cache.enabled:
@@ -193,7 +213,7 @@ class Scheduler:
         for sequence in admitted:
             self._leave_line(sequence)
 
-    def _take_blocks(self, sequence: Sequence, rows: int, plan: _Plan) -> bool:
+    def _take_blocks(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
         """Grow the block table for ``rows`` more positions, preempting branches, then the young."""
         while not self._allocate(sequence, rows, plan):
             youngest = next(reversed(self.branches.going or self._running))
@@ -203,10 +223,12 @@ class Scheduler:
                 return False
         return True
 
-    def _allocate(self, sequence: Sequence, rows: int, plan: _Plan) -> bool:
+    def _allocate(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
         """Grow the block table for ``rows`` more positions, if memory nobody needs now suffices."""
         end = sequence.num_computed + rows
-        shared = sequence.spec.branch and self.branches.shares_last_block(sequence)
+        shared = sequence.is_forked and self.pool.is_shared(
+            sequence.block_ids, sequence.num_computed
+        )
         if end <= len(sequence.block_ids) * self.pool.block_size and not shared:
             return True
         wanted = self.pool.blocks_for(end) - len(sequence.block_ids) + shared
@@ -217,7 +239,9 @@ class Scheduler:
         self.cache.evict(missing)
         fresh = self.pool.allocate(wanted)
         if shared:
-            plan.block_copies[sequence] = self.branches.own_last_block(sequence, fresh.pop())
+            plan.block_copies[sequence] = self.pool.replace(
+                sequence.block_ids, sequence.num_computed, fresh.pop()
+            )
         sequence.block_ids += fresh
         return True
 
@@ -254,34 +278,3 @@ class Scheduler:
             raise AssertionError("a waiting sequence holds blocks")
         if self.num_waiting_tokens != sum(sequence.num_tokens for sequence in self._waiting):
             raise AssertionError("the waiting tokens are miscounted")
-
-
-class _Plan:
-    """The step under construction."""
-
-    def __init__(self, budget: int) -> None:
-        self.rows: Schedule = {}
-        self.budget = budget  # rows left
-        self.block_copies: dict[Sequence, tuple[int, int]] = {}
-        self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
-
-    def budget_for(self, sequence: Sequence) -> int:
-        """Rows left for a sequence. One that cannot be cut has a step of its own, if it is long."""
-        if sequence.is_whole and not self.rows:
-            return max(self.budget, sequence.num_tokens)
-        if sequence.scores_whole_rows:
-            return min(self.budget, self._whole_budget)
-        return self.budget
-
-    def add(self, sequence: Sequence, rows: int) -> None:
-        self.rows[sequence] = rows
-        self._spend(sequence, rows)
-
-    def drop(self, sequence: Sequence) -> None:
-        self._spend(sequence, -self.rows.pop(sequence, 0))
-        self.block_copies.pop(sequence, None)
-
-    def _spend(self, sequence: Sequence, rows: int) -> None:
-        self.budget -= rows
-        if sequence.scores_whole_rows:
-            self._whole_budget -= rows

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
@@ -36,6 +37,7 @@ class Sequence:
     first_step_ns: int = 0
     finish: FinishReason | None = None
     matcher: Matcher | None = None  # of its grammar; stays when it is preempted
+    is_forked: bool = False  # others may hold the block it writes in
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_prompt: int = field(init=False)
@@ -44,6 +46,7 @@ class Sequence:
     is_tapped: bool = field(init=False)  # whether rows of any layer are wanted
     first_pooled: int = field(init=False)  # first position whose row is pooled
     first_wanted: int = field(init=False)  # first position of the prompt whose row is wanted
+    siblings: list[Sequence] = field(init=False)  # those that have not begun
 
     def __post_init__(self) -> None:
         """Derive what every step asks for."""
@@ -58,6 +61,26 @@ class Sequence:
             0 if rows.prompt_layers else self.first_pooled,
             self.num_prompt if outputs.score is None else outputs.score.first - 1,
         )
+        self.siblings = [
+            Sequence(
+                msgspec.structs.replace(
+                    self.spec,
+                    id=sibling.id,
+                    sampling=replace(self.spec.sampling, seed=sibling.seed),
+                    siblings=(),
+                ),
+                self.arrival_ns,
+            )
+            for sibling in self.spec.siblings
+        ]
+
+    def begin(self, sibling: Sequence) -> None:
+        """Let a sibling go on from here, in the same blocks."""
+        sibling.block_ids = self.block_ids[:]
+        sibling.chunk_keys, sibling.num_chunks = self.chunk_keys, self.num_chunks
+        sibling.num_computed = self.num_computed
+        sibling.first_step_ns = self.first_step_ns
+        self.is_forked = sibling.is_forked = True
 
     @property
     def wants_logits(self) -> bool:
@@ -69,6 +92,11 @@ class Sequence:
     def num_tokens(self) -> int:
         """All known tokens."""
         return len(self.token_ids)
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences of a step that it takes, or keeps for its siblings."""
+        return 1 + len(self.siblings)
 
     @property
     def num_pending(self) -> int:

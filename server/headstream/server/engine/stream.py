@@ -111,6 +111,7 @@ class SequenceStream:
         self._paused = False
         self._error: Exception | None = None
         self._finished = False
+        self.was_left = False  # before its end
         self._wake = asyncio.Event()
 
     def put(self, event: Event) -> None:
@@ -136,7 +137,7 @@ class SequenceStream:
     def leave(self) -> None:
         """Free whatever the sequence still holds; a second call does nothing."""
         if not self._finished:
-            self._finished = True
+            self._finished = self.was_left = True
             self._on_leave()
 
     async def __aiter__(self) -> AsyncIterator[Event]:

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from headstream.server import grammar_text
-from headstream.server.call import Call, current_call
+from headstream.server.call import current_call
 from headstream.server.context import Context
+from headstream.server.continuation import continue_prompt
 from headstream.server.decode_session import DecodeSession
-from headstream.server.detokenizer import Detokenizer
-from headstream.server.engine.messages import FinishReason
-from headstream.server.engine.stream import Event
 from headstream.server.errors import InvalidRequest, SessionExpired
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
 from headstream.server.scorer import Scorer
-from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.sequence_run import tokenize
 from headstream.server.wire.budget import check_budget
 from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
-from headstream.server.wire.generate import (
-    GenerateCall,
-    TokenVectors,
-    parse_generate,
-    step_events,
-)
+from headstream.server.wire.generate import GenerateCall, parse_generate
 from headstream.server.wire.inputs import check_length
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.score import parse_score
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
-
-_FINISH: dict[FinishReason, pb.FinishReason.ValueType] = {
-    "stop": pb.FINISH_REASON_STOP,
-    "length": pb.FINISH_REASON_LENGTH,
-    "dead_end": pb.FINISH_REASON_DEAD_END,
-}
 
 
 class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
@@ -58,17 +45,18 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         model = self._models.get_for_logits(request.model, "Generate")
         parsed = parse_generate(request, model.limits)
         grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
-        with model.queue.enter() as tickets:
+        with model.queue.enter(parsed.n) as tickets:
             tokens = await tokenize(model, parsed.prompt)
             new_tokens = _new_tokens(parsed, len(tokens), model)
             budget = new_tokens * parsed.token_bytes
             check_budget(budget, model.limits, parsed.max_reply_bytes)
-            model.queue.charge(tickets, [len(tokens)])
+            model.queue.charge(tickets[:1], [len(tokens)])  # the prompt is computed once
             eos = () if parsed.stop.ignore_eos else model.ready.eos_ids
-            events = run_sequence(
+            replies = continue_prompt(
                 model,
                 self._metrics,
-                tickets[0],
+                tickets,
+                parsed,
                 tokens.ids,
                 max_new_tokens=new_tokens,
                 sampling=parsed.sampling,
@@ -77,12 +65,10 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 grammar=grammar,
                 outputs=parsed.outputs,
             )
-            continuation = _Continuation(model, parsed, len(tokens), self._metrics)
-            async with aclosing(events):
-                yield continuation.start(tokens.ids, budget)
-                async with aclosing(continuation.replies(events)) as replies:
-                    async for reply in replies:
-                        yield reply
+            async with aclosing(replies):
+                yield _start(model, parsed, tokens.ids, budget)
+                async for reply in replies:
+                    yield reply
 
     async def Score(  # noqa: N802 - named by the contract
         self,
@@ -156,76 +142,15 @@ def _new_tokens(parsed: GenerateCall, prompt_len: int, model: LoadedModel) -> in
     return wanted
 
 
-class _Continuation:
-    """Turns the events of one sequence into replies."""
-
-    def __init__(
-        self, model: LoadedModel, parsed: GenerateCall, prompt_len: int, metrics: Metrics
-    ) -> None:
-        self._model = model
-        self._parsed = parsed
-        self._metrics = metrics
-        self._call: Call = current_call()
-        self._text = Detokenizer(model.tokenizer.surfaces, parsed.stop.strings)
-        self._vectors = TokenVectors(parsed.layers, prompt_len)
-        self._steps = 0
-
-    def start(self, prompt: tuple[int, ...], budget: int) -> pb.GenerateResponse:
-        start = pb.GenerateStart(
-            request_id=self._call.request_id,
-            fingerprint=to_fingerprint(self._model.name, self._model.ready),
-            prompt=types_pb2.TokenIds(ids=prompt),
-            seed=self._parsed.sampling.seed,
-            max_tensor_bytes=budget,
-        )
-        return pb.GenerateResponse(start=start)
-
-    async def replies(self, events: AsyncIterator[Event]) -> AsyncGenerator[pb.GenerateResponse]:
-        finish: FinishReason | None = None
-        async for event in events:
-            for reply in self._from_event(event):
-                yield reply
-            finish = event.finish or finish
-            if self._done_early():
-                finish = "stop"
-                break
-        yield self._end(finish)
-
-    def _from_event(self, event: Event) -> Iterator[pb.GenerateResponse]:
-        token = event.token
-        if token is not None and not self._text.stop_string:
-            self._steps += 1
-            may_stop = self._steps >= self._parsed.stop.min_new_tokens
-            text = self._text.push(token.token_id, may_stop=may_stop)
-            if token.logits is not None:
-                self._count("logits", len(token.logits.data))
-            yield from step_events(token, text)
-        for rows in event.rows:
-            for reply in self._vectors.add(rows):
-                if reply.embedding.index < self._steps:
-                    self._count("rows", len(reply.embedding.vectors.data))
-                    yield reply
-
-    def _done_early(self) -> bool:
-        """A stop string was met, and the vectors of its last token, one step later, are sent."""
-        if not self._text.stop_string:
-            return False
-        return not self._parsed.layers or self._vectors.sent >= self._steps
-
-    def _end(self, finish: FinishReason | None) -> pb.GenerateResponse:
-        usage = self._call.usage()
-        usage.output_tokens = self._steps
-        end = pb.GenerateEnd(
-            finish_reason=_FINISH.get(finish or "error", pb.FINISH_REASON_UNSPECIFIED),
-            stop_string=self._text.stop_string,
-            text=self._text.flush(),
-            usage=usage,
-            timings=self._call.timings(),
-        )
-        if self._text.stop_string:  # also one that the last characters completed
-            end.finish_reason = pb.FINISH_REASON_STOP
-        return pb.GenerateResponse(end=end)
-
-    def _count(self, kind: str, num_bytes: int) -> None:
-        self._call.tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(self._model.name, kind).inc(num_bytes)
+def _start(
+    model: LoadedModel, parsed: GenerateCall, prompt: tuple[int, ...], budget: int
+) -> pb.GenerateResponse:
+    start = pb.GenerateStart(
+        request_id=current_call().request_id,
+        fingerprint=to_fingerprint(model.name, model.ready),
+        prompt=types_pb2.TokenIds(ids=prompt),
+        seed=parsed.sampling.seed,
+        seeds=parsed.seeds,
+        max_tensor_bytes=budget,
+    )
+    return pb.GenerateResponse(start=start)

@@ -14,7 +14,7 @@ from headstream.server.wire.fields import refuse_interventions
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
 from headstream.server.wire.logits import parse_logits, put_logits
-from headstream.server.wire.sampling import StopRules, parse_sampling, parse_stop
+from headstream.server.wire.sampling import StopRules, parse_sampling, parse_seeds, parse_stop
 from headstream.server.wire.tensors import ITEM_BYTES, cut_bytes, parse_float_dtype, put_tensor
 from headstream.v1 import logits_service_pb2 as pb
 
@@ -25,11 +25,17 @@ class GenerateCall:
 
     prompt: ParsedInput
     sampling: SamplingParams
+    seeds: tuple[int, ...]  # of the continuations
     constraint: Constraint | None
     stop: StopRules
     outputs: Outputs
-    token_bytes: int  # of tensors, with each generated token
+    token_bytes: int  # of tensors, with a generated token of each continuation
     max_reply_bytes: int | None  # the caller's own limit
+
+    @property
+    def n(self) -> int:
+        """Number of continuations."""
+        return len(self.seeds)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -46,9 +52,12 @@ def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
     layers = len(rows.generated_layers)
     rows_bytes = ITEM_BYTES[rows.dtype]
     check_message(layers * limits.d_model * rows_bytes, limits, "the vectors of one token")
+    sampling = parse_sampling("sampling", request.sampling, limits)
+    seeds = parse_seeds("sampling", request.sampling, sampling.seed, limits)
     call = GenerateCall(
         prompt=parse_input("prompt", request.prompt, limits),
-        sampling=parse_sampling("sampling", request.sampling, limits),
+        sampling=sampling,
+        seeds=seeds,
         constraint=(
             parse_constraint("sampling.constraint", request.sampling.constraint)
             if request.sampling.HasField("constraint")
@@ -60,7 +69,7 @@ def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
             logprob=request.logprob if request.HasField("logprob") else True,
             rows=rows,
         ),
-        token_bytes=generate_token_bytes(logits, rows_bytes, layers, limits),
+        token_bytes=len(seeds) * generate_token_bytes(logits, rows_bytes, layers, limits),
         max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
     )
     if not stop.may_clip:  # otherwise the number of tokens is known only with the prompt

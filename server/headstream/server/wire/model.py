@@ -106,4 +106,5 @@ def _to_limits(limits: Limits) -> pb.Limits:
         max_all_session_tokens=limits.max_all_session_tokens,
         session_idle_seconds=limits.session_idle_seconds,
         session_seconds=limits.session_seconds,
+        max_continuations=limits.max_continuations,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstream.model.outputs import SamplingParams
-from headstream.server.errors import InvalidRequest, NotServed
+from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.fields import (
     check_count,
@@ -42,8 +43,6 @@ class StopRules:
 
 def parse_sampling(field: str, message: pb.SamplingParams, limits: Limits) -> SamplingParams:
     """The way of drawing, with a seed in any case."""
-    if message.HasField("n") and message.n != 1:
-        raise NotServed(f"{field}.n: only 1 is served by this server")
     temperature = check_float(f"{field}.temperature", message.temperature, 0.0, MAX_TEMPERATURE)
     min_p = check_finite(f"{field}.min_p", message.min_p)
     if not 0.0 <= min_p < 1.0:
@@ -69,6 +68,21 @@ def parse_sampling(field: str, message: pb.SamplingParams, limits: Limits) -> Sa
         ),
         seed=message.seed if message.HasField("seed") else secrets.randbits(SEED_BITS),
     )
+
+
+def parse_seeds(
+    field: str, message: pb.SamplingParams, seed: int, limits: Limits
+) -> tuple[int, ...]:
+    """A seed for each continuation, the first as given; with it, it comes out alone the same."""
+    n = message.n if message.HasField("n") else 1
+    check_int(f"{field}.n", n, 1, limits.max_continuations)
+    return (seed, *(_derive_seed(seed, index) for index in range(1, n)))
+
+
+def _derive_seed(seed: int, index: int) -> int:
+    """64 bits that neither another index nor a neighbouring seed gives."""
+    key = seed.to_bytes(8, "little") + index.to_bytes(8, "little")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
 def _parse_share(field: str, value: float, given: bool) -> float:

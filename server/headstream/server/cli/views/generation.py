@@ -48,6 +48,11 @@ def step(index: int, candidates: list[Candidate]) -> Padding:
     return Padding(table, (0, 0, 1, 0))
 
 
+def heading(index: int, seed: int | None) -> Text:
+    """Before one continuation of several."""
+    return Text(f"{index} (seed {seed})", style="dim")
+
+
 def prompt_and_text(prompt: str, text: str) -> Text:
     """A prompt and its continuation, told apart by colour."""
     return Text.assemble((prompt, "dim"), (text, "bold green"))

@@ -24,6 +24,7 @@ STAGES = {
     "tokenizer": "Reading the tokenizer",
     "downloading": "Downloading",
     "kernels": "Preparing the kernels (the first time takes longer)",
+    "graphs": "Preparing decode steps (the first time takes longer)",
     "weights": "Loading the weights",
     "verifying": "Checking against the manifest",
     "hashing": "Taking the fingerprint",

@@ -1,0 +1,43 @@
+"""The step under construction: whose rows it computes, and which blocks are copied before."""
+
+from __future__ import annotations
+
+from headstream.model.batch import PREFILL_GRID
+from headstream.server.engine.sequence import Sequence
+
+Schedule = dict[Sequence, int]
+"""Rows of each sequence: it computes the positions [num_computed, num_computed + rows)."""
+
+
+class Plan:
+    """Sequences, and what is left of the budget for others."""
+
+    def __init__(self, budget: int) -> None:
+        """``budget``: most rows of the step."""
+        self.rows: Schedule = {}
+        self.budget = budget  # rows left
+        self.block_copies: dict[Sequence, tuple[int, int]] = {}
+        self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
+
+    def budget_for(self, sequence: Sequence) -> int:
+        """Rows left for a sequence. One that cannot be cut has a step of its own, if it is long."""
+        if sequence.is_whole and not self.rows:
+            return max(self.budget, sequence.num_tokens)
+        if sequence.scores_whole_rows:
+            return min(self.budget, self._whole_budget)
+        return self.budget
+
+    def add(self, sequence: Sequence, rows: int) -> None:
+        """Compute so many rows of a sequence."""
+        self.rows[sequence] = rows
+        self._spend(sequence, rows)
+
+    def drop(self, sequence: Sequence) -> None:
+        """Compute nothing of it after all; what was to be copied for it is not needed."""
+        self._spend(sequence, -self.rows.pop(sequence, 0))
+        self.block_copies.pop(sequence, None)
+
+    def _spend(self, sequence: Sequence, rows: int) -> None:
+        self.budget -= rows
+        if sequence.scores_whole_rows:
+            self._whole_budget -= rows
