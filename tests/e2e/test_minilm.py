@@ -120,13 +120,16 @@ def test_what_needs_logits_is_refused(client: Client) -> None:
         client.score("So long")
 
 
-def test_bfloat16_stays_near(reference: Any) -> None:
+@pytest.mark.parametrize(
+    ("flags", "nearness"),
+    [(("--dtype", "bfloat16"), 0.999), (("--dtype", "float32", "--quantization", "int8"), 0.99)],
+    ids=["bfloat16", "int8"],
+)
+def test_fewer_bits_stay_near(reference: Any, flags: tuple[str, ...], nearness: float) -> None:
     texts = sentences(20)
-    with (
-        running_server(Path(NAME), "--dtype", "bfloat16") as server,
-        Client(server.address) as client,
-    ):
+    with running_server(Path(NAME), *flags) as server, Client(server.address) as client:
         vectors = client.embed(texts)
         lone = [client.embed(text) for text in texts[:5]]
     assert np.array_equal(vectors[:5], lone)
-    assert (vectors * reference.encode(texts)).sum(1).min() > 0.999
+    cosines = (vectors * reference.encode(texts)).sum(1)
+    assert nearness < cosines.min() < 1 - 1e-6
