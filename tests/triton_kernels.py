@@ -94,6 +94,7 @@ def _unembed(unembed: Unembed) -> Unembed:
     def look_through(x: Any, count: Any, keep: Any, targets: Any = None) -> LogitRows:
         found = unembed(x.to(DEVICE), count, keep, *_there((targets,)))
         chosen = found.targets and Targets(*(column.cpu() for column in found.targets))
-        return LogitRows(*(column.cpu() for column in found[:4]), chosen)
+        values, ids, log_totals, kept = (column.cpu() for column in found[:4])
+        return LogitRows(values, ids, log_totals, kept, chosen)
 
     return look_through

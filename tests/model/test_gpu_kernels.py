@@ -49,11 +49,11 @@ def test_linear(shape: tuple[int, int, int], biased: bool, gpu: Kernels) -> None
 def test_gated(activation: str, shape: tuple[int, int, int], gpu: Kernels) -> None:
     rows, out, depth = shape
     x = numbers(rows, depth) / depth**0.5
-    parts = [
+    gate, up = (
         LinearWeights(numbers(out, depth, seed=seed), numbers(out, seed=seed)) for seed in (1, 2)
-    ]
-    twin = TORCH_KERNELS.gated(*parts, activation)
-    torch.testing.assert_close(gpu.gated(*parts, activation)(x), twin(x), atol=1e-5, rtol=1e-5)
+    )
+    twin = TORCH_KERNELS.gated(gate, up, activation)
+    torch.testing.assert_close(gpu.gated(gate, up, activation)(x), twin(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu"])
@@ -99,9 +99,9 @@ def test_layer_norms(biased: bool, gpu: Kernels) -> None:
 @pytest.mark.parametrize("half", [0, 4, 10])
 def test_turned_heads(normed: bool, half: int, gpu: Kernels) -> None:
     spec = attention_spec(3, 2, 20)
-    gains = [Gain(numbers(20, seed=seed), 1e-6) if normed else None for seed in (5, 6)]
+    q_gain, k_gain = (Gain(numbers(20, seed=seed), 1e-6) if normed else None for seed in (5, 6))
     angles = numbers(50, half, seed=7)
-    turn = Turn(*gains, RopeTable(angles.cos(), angles.sin()) if half else None)
+    turn = Turn(q_gain, k_gain, RopeTable(angles.cos(), angles.sin()) if half else None)
     qkv = numbers(4, 7 * 20)
     expected = qkv.clone()
     positions = torch.tensor([0, 3, 49, 7])

@@ -50,6 +50,10 @@ class Kernels:
     attends: Callable[[AttentionSpec, int], bool]  # whether ``attend`` takes blocks of that size
 
 
+def _attends_none(*_: object) -> bool:
+    return False
+
+
 TORCH_KERNELS = Kernels(
     name="torch",
     linear=linear.make_linear_torch,
@@ -64,7 +68,7 @@ TORCH_KERNELS = Kernels(
     gate=gate.gate_torch,
     unembed=unembed.make_unembed_torch,
     attend=None,
-    attends=lambda *_: False,
+    attends=_attends_none,
 )
 
 
