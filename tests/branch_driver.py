@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from engine_trace import D_VOCAB, Trace
+from engine_trace import Trace
 from headstream.model.batch import FINAL
 from headstream.model.outputs import LogitsSpec, Outputs, RowsSpec
 from headstream.server.engine.messages import Abort, Append, Rollback
+from tiny_models import D_VOCAB
 
 FULL = Outputs(logits=LogitsSpec("full"))
 LONGEST = 400

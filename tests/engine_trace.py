@@ -1,4 +1,4 @@
-"""Helpers to drive an engine core by hand: tiny checkpoints, submits, steps, collected news."""
+"""Helpers to drive an engine core by hand: submits, steps, collected news."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from headstream.model.kernels.onednn import bf16_is_fast
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
@@ -29,7 +27,6 @@ from headstream.server.engine.messages import (
 )
 from headstream.server.engine.report import Frames
 
-D_VOCAB = 211
 DTYPES = [
     "float32",
     pytest.param(
@@ -37,31 +34,6 @@ DTYPES = [
         marks=pytest.mark.skipif(not bf16_is_fast(), reason="no bfloat16 hardware here"),
     ),
 ]
-
-
-def save_tiny_gemma(directory: Path, **changes: Any) -> Path:
-    """A random Gemma 3 with GQA, both layer types and a window shorter than the texts."""
-    torch.manual_seed(7)
-    settings: dict[str, Any] = {
-        "vocab_size": D_VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "sliding_window": 24,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "max_position_embeddings": 2048,
-        "query_pre_attn_scalar": 16,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "initializer_range": 0.3,
-        **changes,
-    }
-    config = transformers.Gemma3TextConfig(**settings)
-    transformers.Gemma3ForCausalLM(config).eval().save_pretrained(directory)
-    return directory
 
 
 @dataclass
@@ -91,6 +63,7 @@ class Trace:
         self.core = EngineCore(self.runner, self.scheduler, self._take)
         self.news: dict[int, News] = {}
         self.reports: list[StepReport] = []
+        self.chunks_evicted = 0
         self._ids = itertools.count(1)
 
     @property
@@ -135,7 +108,7 @@ class Trace:
     def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
         """Hand a sequence to the core; its id. ``spec``: what else a :class:`Submit` takes."""
         sequence_id = next(self._ids)
-        self.news[sequence_id] = News()
+        self.news[sequence_id] = News([*spec.get("output_ids", ())])
         self.core.handle(Submit(sequence_id, tuple(token_ids), max_new_tokens, **spec))
         return sequence_id
 
@@ -155,13 +128,20 @@ class Trace:
         self.core.handle(Fork(branch_id, twin_id))
         return twin_id
 
+    def step(self) -> None:
+        """One step, after which the pool is as it must be."""
+        chunks = self.scheduler.cache._chunks
+        before = set(chunks)
+        self.core.step()
+        self.scheduler.check_integrity()
+        self.chunks_evicted += len(before - chunks.keys())
+
     def run(self, max_steps: int = 5000) -> None:
-        """Step until nothing is left to do, checking the pool on the way."""
+        """Step until nothing is left to do."""
         for _ in range(max_steps):
             if not self.core.has_work:
                 break
-            self.core.step()
-            self.scheduler.check_integrity()
+            self.step()
         assert not self.core.has_work, "the engine does not come to an end"
 
 

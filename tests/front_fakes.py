@@ -46,6 +46,7 @@ class Job:
     min_new_tokens: int
     grammar: str
     outputs: Outputs
+    output_ids: tuple[int, ...]
     stream: SequenceStream
     left: bool = False
     paused: list[bool] = field(default_factory=list)
@@ -72,7 +73,7 @@ def play(job: Job, ready: Ready) -> None:
     if job.max_new_tokens == 0:
         job.stream.put(make_event(rows=rows, vectors=vectors, finish="length"))
         return
-    for index in range(job.max_new_tokens):
+    for index in range(len(job.output_ids), job.max_new_tokens):
         logits = None
         if outputs.logits.mode == "full":
             logits = float_tensor(np.arange(ready.d_vocab))
@@ -148,6 +149,7 @@ class FakeHandle:
         min_new_tokens: int = 0,
         grammar: str = "",
         outputs: Outputs = NOTHING,
+        output_ids: tuple[int, ...] = (),
     ) -> SequenceStream:
         paused: list[bool] = []
 
@@ -164,6 +166,7 @@ class FakeHandle:
             min_new_tokens,
             grammar,
             outputs,
+            output_ids,
             stream,
             paused=paused,
         )

@@ -17,10 +17,10 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-import engine_trace
 import tiny_tokenizers
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
+from tiny_models import save_tiny
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Server:
 
 def save_tiny_model(directory: Path) -> Path:
     """A random Gemma 3 with a byte-level tokenizer."""
-    engine_trace.save_tiny_gemma(directory, vocab_size=420)
+    save_tiny("gemma3", directory, vocab_size=420)
     tiny_tokenizers.byte_level_tokenizer().save(str(directory / "tokenizer.json"))
     return directory
 

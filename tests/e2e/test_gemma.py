@@ -179,7 +179,7 @@ async def test_32_streams_with_random_cancels(gemma_server: Server) -> None:
     held = -1.0
     while held != 0 and time.monotonic() < deadline:
         metrics = gemma_server.metrics()
-        names = ("kv_blocks_used", "running_sequences", "queue_depth")
+        names = ("kv_blocks_used", "sequences_running", "queue_depth")
         held = sum(value for key, value in metrics.items() if key[0] in names)
         await asyncio.sleep(0.1)
     assert held == 0

@@ -16,6 +16,7 @@ import transformers
 from headstream.client import AsyncClient, Client, InvalidArgument, TextScores, TopLogits
 from server_process import Server, running_server
 from strided_perplexity import strided_logprobs
+from tiny_models import save_tiny
 
 V = 420
 CONTEXT = 300
@@ -159,12 +160,11 @@ def test_a_text_too_long_is_refused_by_name(client: Client) -> None:
 
 def test_rows_over_a_mebibyte_come_in_chunks(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A vocabulary whose row takes a little more than a message holds."""
-    import engine_trace
     import tiny_tokenizers
 
     d_vocab = (1 << 18) + 3
     directory = tmp_path_factory.mktemp("wide")
-    engine_trace.save_tiny_gemma(directory, vocab_size=d_vocab, hidden_size=16, head_dim=4)
+    save_tiny("gemma3", directory, vocab_size=d_vocab, hidden_size=16, head_dim=4)
     tiny_tokenizers.byte_level_tokenizer().save(str(directory / "tokenizer.json"))
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     texts = [[5, 6, d_vocab - 1, 7], [9, 8, 7]]

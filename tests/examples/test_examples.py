@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import save_tiny_gemma
 from examples.beam_search import beam_search
 from examples.constrained_json import SCHEMA, constrained_json, make_matcher
 from examples.speculative import speculate
 from headstream.client import Client
 from server_process import running_server
+from tiny_models import save_tiny
 from tiny_tokenizers import byte_level_tokenizer
 
 PROMPT = [2, 41, 97, 300, 12, 64]
@@ -25,7 +25,7 @@ PROMPT = [2, 41, 97, 300, 12, 64]
 
 def save_model(directory: Path) -> Path:
     """A random model that says something: with tied weights it would repeat the last token."""
-    save_tiny_gemma(directory, vocab_size=420, tie_word_embeddings=False)
+    save_tiny("gemma3", directory, vocab_size=420, tie_word_embeddings=False)
     byte_level_tokenizer().save(str(directory / "tokenizer.json"))
     return directory
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
     from headstream.client._embed_requests import EmbedOptions, SpanUnit
     from headstream.client._requests import ScoreOptions, Text
@@ -189,13 +190,8 @@ class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecodin
     ) -> None:
         await self.close()
 
-    def _generate(
-        self, request: logits_pb.GenerateRequest, timeout: float | None
-    ) -> AsyncGeneration:
-        call = self._rpc.stream(self._rpc.logits.Generate, request, timeout)
-        return AsyncGeneration(
-            call, self._rpc.connect, with_embeddings=request.HasField("embeddings")
-        )
+    def _generate(self, attempts: Attempts, timeout: float | None) -> AsyncGeneration:
+        return AsyncGeneration(self._rpc.generate, self._rpc.connect, attempts, timeout)
 
     def _decode(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> AsyncDecoding[Array]:
         return AsyncDecoding(lambda: self._rpc.decode(timeout), opening, ARRAYS)

@@ -73,6 +73,12 @@ class AsyncConnection:
         seconds = self._target.stream_timeout if timeout is None else timeout
         return method(request, timeout=seconds, metadata=self._target.metadata)
 
+    def generate(
+        self, request: logits_pb.GenerateRequest, timeout: float | None
+    ) -> grpc.aio.UnaryStreamCall[logits_pb.GenerateRequest, logits_pb.GenerateResponse]:
+        """Begin a continuation. Reading it raises gRPC's own errors."""
+        return self.stream(self.logits.Generate, request, timeout)
+
     async def decode(
         self, timeout: float | None
     ) -> grpc.aio.StreamStreamCall[logits_pb.DecodeRequest, logits_pb.DecodeResponse]:

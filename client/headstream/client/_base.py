@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
 from headstream.client import _channel, _requests
+from headstream.client._attempts import Attempts
 from headstream.v1 import logits_service_pb2 as logits_pb
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         embeddings: Sequence[int] | None = None,
         embeddings_dtype: FloatType = "float32",
         skip_special_tokens: bool = False,
+        resume: int = 0,
         timeout: float | None = None,
     ) -> GenerationT:
         """Continue a prompt, one step per token.
@@ -142,6 +144,8 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 layer i, -1 after the final norm). Steps then come one step later.
             embeddings_dtype: How they travel.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            resume: How often a stream that breaks is taken up where it was, by the same server or
+                another with an equal fingerprint: the same steps follow, to the bit. `n=1` only.
             timeout: Seconds until it must be complete; None for the client's `stream_timeout`.
 
         Returns:
@@ -149,9 +153,11 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             whole. Errors are raised by iterating.
 
         Raises:
-            ValueError: An argument is an unknown word or out of its type's range, or more than one
-                of regex, json_schema and lark is given.
+            ValueError: An argument is an unknown word or out of its type's range, more than one
+                of regex, json_schema and lark is given, or `resume` with `n`.
         """
+        if resume and n != 1:
+            raise ValueError("resume goes with n=1 alone")
         request = logits_pb.GenerateRequest(
             model=model,
             prompt=_requests.text_input(
@@ -185,7 +191,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             ),
             embeddings=_requests.generated_embeddings(embeddings, dtype=embeddings_dtype),
         )
-        return self._generate(request, timeout)
+        return self._generate(Attempts(request, resume), timeout)
 
     @overload
     def decode(
@@ -265,7 +271,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         return self._decode(opening, timeout)
 
     @abstractmethod
-    def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> GenerationT:
+    def _generate(self, attempts: Attempts, timeout: float | None) -> GenerationT:
         """Begin the call."""
 
     @abstractmethod

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
     from headstream.client._embed_requests import EmbedOptions, SpanUnit
     from headstream.client._requests import ScoreOptions, Text
@@ -267,9 +268,8 @@ class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
     ) -> None:
         self.close()
 
-    def _generate(self, request: logits_pb.GenerateRequest, timeout: float | None) -> Generation:
-        call = self._rpc.stream(self._rpc.logits.Generate, request, timeout)
-        return Generation(call, with_embeddings=request.HasField("embeddings"))
+    def _generate(self, attempts: Attempts, timeout: float | None) -> Generation:
+        return Generation(self._rpc.generate, attempts, timeout)
 
     def _decode(self, opening: logits_pb.DecodeOpen, timeout: float | None) -> Decoding[Array]:
         return Decoding(lambda moves: self._rpc.decode(moves, timeout), opening, ARRAYS)

@@ -78,6 +78,16 @@ class Connection:
         seconds = self._target.stream_timeout if timeout is None else timeout
         return method(request, timeout=seconds, metadata=self._target.metadata)
 
+    def generate(
+        self, request: logits_pb.GenerateRequest, timeout: float | None
+    ) -> SyncCall[logits_pb.GenerateResponse]:
+        """Begin a continuation. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        return self.stream(self.logits.Generate, request, timeout)
+
     def decode(
         self, moves: Iterator[logits_pb.DecodeRequest], timeout: float | None
     ) -> SyncCall[logits_pb.DecodeResponse]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from headstream.client import _status
 from headstream.client._results import Step, TopLogits
 from headstream.client._tensors import byte_length, to_array
 from headstream.v1 import logits_service_pb2 as pb
@@ -52,24 +53,48 @@ class Continuation:
         self.reached = 0
         self._with_embeddings = with_embeddings
         self._open: dict[int, _OpenStep] = {}  # by index, oldest first
+        self._token_ids: list[int] = []  # of the steps that are complete
 
     def feed(self, event: pb.GenerateResponse) -> Iterator[Step]:
         """Take in one event; the steps that it completes."""
         match event.WhichOneof("event"):
             case "step":
-                self._open[event.step.index] = _OpenStep(event.step)
-                self.reached = event.step.index + 1
-                self.text += event.step.text
-            case "chunk":
+                self._begin(event.step)
+            case "chunk" if event.chunk.index in self._open:
                 self._open[event.chunk.index].add(event.chunk)
-            case "embedding":
+            case "embedding" if event.embedding.index in self._open:
                 vectors = to_array(event.embedding.vectors)
                 self._open[event.embedding.index].embedding = vectors
             case "end":
                 self._end(event.end)
-            case _:  # an event of a newer contract
+            case _:  # a part of a step that is told again, or an event of a newer contract
                 return
         yield from self._release()
+
+    def rewind(self) -> list[int]:
+        """Forget what is incomplete, for another stream to tell; the tokens to begin it with.
+
+        These are all but the last that is complete: that one comes again.
+        """
+        told = len(self.text) - sum(len(step.message.text) for step in self._open.values())
+        self.text = self.text[:told]
+        self._open.clear()
+        self.reached = len(self._token_ids)
+        return self._token_ids[:-1]
+
+    def _begin(self, step: pb.GenerateStep) -> None:
+        """A step, or one that is complete and told again.
+
+        Raises:
+            NotResumable: It is another token.
+        """
+        if step.index < len(self._token_ids):
+            if step.token_id != (told := self._token_ids[step.index]):
+                raise _status.not_resumable(f"token {step.token_id} comes after {told}", step.index)
+            return
+        self._open[step.index] = _OpenStep(step)
+        self.reached = step.index + 1
+        self.text += step.text
 
     def _end(self, end: pb.GenerateEnd) -> None:
         self.ended = True
@@ -84,6 +109,7 @@ class Continuation:
             waits = self._with_embeddings and step.embedding is None
             if step.chunks or (waits and not self.ended):
                 return
+            self._token_ids.append(step.message.token_id)
             yield step.close(self.index)
             del self._open[index]
 

@@ -16,7 +16,8 @@ HeadstreamError
     ├── Cancelled              CANCELLED: the call was ended on the way
     ├── Internal               INTERNAL: a fault of the server; its log has the `request_id`
     └── StreamBroken           a stream ended without its end event; `index` says where
-        └── Aborted            ABORTED: the server stopped after output had begun
+        ├── Aborted            ABORTED: the server stopped after output had begun
+        └── NotResumable       it was to be taken up, and no server computes the same
 """
 
 from __future__ import annotations
@@ -158,3 +159,7 @@ class StreamBroken(RpcError):
 
 class Aborted(StreamBroken):
     """The server stopped, as in a restart, after output had begun."""
+
+
+class NotResumable(StreamBroken):
+    """A broken stream cannot be taken up: what would come is not what would have come."""

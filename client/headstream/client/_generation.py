@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
 
+from headstream.client import _errors as errors
 from headstream.client import _status
 from headstream.client._generation_state import GenerationState
 from headstream.v1 import logits_service_pb2 as pb
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from types import TracebackType
 
+    from headstream.client._attempts import Attempts
     from headstream.client._results import Step
 
     AsyncCall = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
@@ -37,6 +41,10 @@ class SyncCall(Protocol[EventT_co]):
         """End the call."""
         ...
 
+    def time_remaining(self) -> float | None:
+        """Seconds until it must be complete; None: no matter when."""
+        ...
+
 
 class Generation(GenerationState):
     """Iterator over the steps of a continuation, or several; its attributes tell about the whole.
@@ -47,12 +55,20 @@ class Generation(GenerationState):
 
     Raises:
         StreamBroken: On iteration, when the stream ends without its end event; `index` says where.
+        NotResumable: On iteration, when such a stream cannot be taken up as was asked.
         RpcError: On iteration, when the call fails in another way.
     """
 
-    def __init__(self, call: SyncCall[pb.GenerateResponse], *, with_embeddings: bool) -> None:
-        super().__init__(with_embeddings=with_embeddings)
-        self._call = call
+    def __init__(
+        self,
+        begin: Callable[[pb.GenerateRequest, float | None], SyncCall[pb.GenerateResponse]],
+        attempts: Attempts,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(with_embeddings=attempts.request.HasField("embeddings"))
+        self._begin = begin
+        self._attempts = attempts
+        self._call = begin(attempts.request, timeout)
         self._over = False
 
     def __iter__(self) -> Self:
@@ -91,14 +107,24 @@ class Generation(GenerationState):
         try:
             self.feed(next(self._call))
         except StopIteration:
-            self._over = True
-            if not self.ended:
-                raise _status.unfinished(self.reached or 0) from None
+            self._go_on(_status.unfinished(self.reached or 0), None)
         except grpc.RpcError as error:
-            self._over = True
-            if not self.ended:
-                failed = cast("_status.FailedCall", error)
-                raise _status.from_call(failed, self.reached) from error
+            self._go_on(_status.from_call(cast("_status.FailedCall", error), self.reached), error)
+        except errors.NotResumable:
+            self.close()
+            raise
+
+    def _go_on(self, error: errors.RpcError, cause: Exception | None) -> None:
+        """The call is over: begin another if the stream broke and may be taken up."""
+        self._over = True
+        if self.ended:
+            return
+        request = self._attempts.next_request(self, error)
+        if request is None:
+            raise error from cause
+        time.sleep(self._attempts.pause)
+        self._call = self._begin(request, self._call.time_remaining())
+        self._over = False
 
 
 class AsyncGeneration(GenerationState):
@@ -109,15 +135,22 @@ class AsyncGeneration(GenerationState):
 
     Raises:
         StreamBroken: On iteration, when the stream ends without its end event; `index` says where.
+        NotResumable: On iteration, when such a stream cannot be taken up as was asked.
         RpcError: On iteration, when the call fails in another way.
     """
 
     def __init__(
-        self, call: AsyncCall, connect: Callable[[], Awaitable[None]], *, with_embeddings: bool
+        self,
+        begin: Callable[[pb.GenerateRequest, float | None], AsyncCall],
+        connect: Callable[[], Awaitable[None]],
+        attempts: Attempts,
+        timeout: float | None,
     ) -> None:
-        super().__init__(with_embeddings=with_embeddings)
-        self._call = call
+        super().__init__(with_embeddings=attempts.request.HasField("embeddings"))
+        self._begin = begin
         self._connect = connect  # raises Unavailable where no server is found
+        self._attempts = attempts
+        self._call = begin(attempts.request, timeout)
         self._over = False
 
     def __aiter__(self) -> Self:
@@ -160,14 +193,24 @@ class AsyncGeneration(GenerationState):
         await self._connect()
         try:
             event = await self._call.read()
+            if isinstance(event, pb.GenerateResponse):
+                self.feed(event)
+            else:
+                await self._go_on(_status.unfinished(self.reached or 0), None)
         except grpc.aio.AioRpcError as error:
-            self._over = True
-            if not self.ended:
-                raise _status.from_call(error, self.reached) from error
-            return
-        if isinstance(event, pb.GenerateResponse):
-            self.feed(event)
-            return
+            await self._go_on(_status.from_call(error, self.reached), error)
+        except errors.NotResumable:
+            await self.aclose()
+            raise
+
+    async def _go_on(self, error: errors.RpcError, cause: Exception | None) -> None:
+        """The call is over: begin another if the stream broke and may be taken up."""
         self._over = True
-        if not self.ended:
-            raise _status.unfinished(self.reached or 0)
+        if self.ended:
+            return
+        request = self._attempts.next_request(self, error)
+        if request is None:
+            raise error from cause
+        await asyncio.sleep(self._attempts.pause)
+        self._call = self._begin(request, self._call.time_remaining())
+        self._over = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from headstream.client import _replies
+from headstream.client import _replies, _status
 from headstream.client._continuation import Continuation
 from headstream.client._results import Fingerprint, Step, Timings, Usage
 
@@ -29,7 +29,8 @@ class GenerationState:
         prompt_ids: The prompt's token ids.
         seed: Seed in use, for repeating it.
         continuations: All of them, each with its own seed and text.
-        usage: What the request used. None until the last has ended, as are:
+        usage: What the request used; where a stream broke, the call that took it up last. None
+            until the last continuation has ended, as are:
         timings: Where its time went.
     """
 
@@ -92,10 +93,18 @@ class GenerationState:
         running = [each for each in self.continuations if not each.ended]
         return min(each.reached for each in running or self.continuations)
 
+    def rewind(self) -> list[int]:
+        """Forget what is incomplete, for another stream to tell; the tokens to begin it with."""
+        return self.continuations[0].rewind()
+
     def _start(self, start: pb.GenerateStart) -> None:
+        fingerprint = _replies.fingerprint(start.fingerprint)
+        if self.fingerprint not in {None, fingerprint}:
+            message = f"it is {fingerprint} that goes on, not {self.fingerprint}"
+            raise _status.not_resumable(message, self.reached or 0)
         self._started = True
         self.request_id = start.request_id
-        self.fingerprint = _replies.fingerprint(start.fingerprint)
+        self.fingerprint = fingerprint
         self.prompt_ids = list(start.prompt.ids)
         self.seed = start.seed
         seeds = start.seeds or [start.seed]  # an older server tells the one

@@ -77,6 +77,12 @@ def unfinished(index: int) -> errors.StreamBroken:
     return errors.StreamBroken(details, index)
 
 
+def not_resumable(message: str, index: int) -> errors.NotResumable:
+    """The error for a broken stream whose rest would not be its own."""
+    details = errors.ErrorDetails(code="ABORTED", message=f"cannot be taken up: {message}")
+    return errors.NotResumable(details, index)
+
+
 def unreachable(target: Target) -> errors.Unavailable:
     """The error for a server that could not be connected to in time."""
     message = f"no healthy server at {target.address} within {target.connect_timeout:g} s"

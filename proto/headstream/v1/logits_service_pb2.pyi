@@ -403,6 +403,7 @@ class GenerateRequest(google.protobuf.message.Message):
     LOGPROB_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    GENERATED_TOKEN_IDS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     logprob: builtins.bool
@@ -433,6 +434,16 @@ class GenerateRequest(google.protobuf.message.Message):
     def interventions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Intervention]:
         """Changes to the model for this request."""
 
+    @property
+    def generated_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """To go on with a continuation whose stream broke: the tokens of its first steps, fewer than
+        `max_new_tokens`. All else is as in the request that broke, with the seed that its start told.
+        These tokens are read again and count as generated in every way (draws, penalties, lengths, stop
+        strings, the constraint); their steps and vectors do not come again, and the next step has their
+        number as its index. Where fingerprints are equal and `batch_invariant`, what comes has the bits of
+        the stream that broke. Not with n above 1, nor where the continuation had ended with these tokens.
+        """
+
     def __init__(
         self,
         *,
@@ -445,9 +456,10 @@ class GenerateRequest(google.protobuf.message.Message):
         logprob: builtins.bool | None = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        generated_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "interventions", b"interventions", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "generated_token_ids", b"generated_token_ids", "interventions", b"interventions", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprob", b"_logprob"]) -> typing.Literal["logprob"] | None: ...
     @typing.overload

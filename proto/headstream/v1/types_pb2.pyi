@@ -269,7 +269,9 @@ class ModelFingerprint(google.protobuf.message.Message):
     backend: builtins.str
     """The kernels that compute, such as `cpu-onednn`. Other kernels may round otherwise."""
     batch_invariant: builtins.bool
-    """The path that computed gives the same bits to a request alone or in any crowd."""
+    """The path that computed gives the same bits to a request alone or in any crowd, however its work
+    is cut, cached or begun again.
+    """
     quantization: builtins.str
     """How the weights of linears and of the unembedding are stored: `none` (in `dtype`), or `int8` (in
     eight bits, with a scale for each output). `weights_sha256` is that of the weights before.

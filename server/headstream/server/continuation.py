@@ -11,6 +11,7 @@ from headstream.server.call import Call, current_call
 from headstream.server.detokenizer import Detokenizer
 from headstream.server.engine.messages import FinishReason, SubmitOptions
 from headstream.server.engine.stream import Event
+from headstream.server.errors import InvalidRequest
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.sequence_run import read_sequence, submitted
@@ -26,7 +27,7 @@ _FINISH: dict[FinishReason, pb.FinishReason.ValueType] = {
 }
 
 
-async def continue_prompt(
+def continue_prompt(
     model: LoadedModel,
     metrics: Metrics,
     tickets: Sequence[Ticket],
@@ -37,17 +38,25 @@ async def continue_prompt(
     """The steps of all continuations as they come, and an end for each.
 
     Nothing is submitted before the first is asked for; closing the generator frees everything.
+
+    Raises:
+        InvalidRequest: The continuation had ended with a stop string.
     """
-    with submitted(model, metrics, prompt, parsed.seeds[1:], **options) as streams:
-        runs = [
-            Continuation(index, model, parsed, len(prompt), metrics).replies(
-                read_sequence(model, metrics, ticket, stream)
-            )
-            for index, (ticket, stream) in enumerate(zip(tickets, streams, strict=True))
-        ]
-        async with aclosing(merge(runs)) as replies:
-            async for reply in replies:
-                yield reply
+    continuations = [
+        Continuation(index, model, parsed, len(prompt), metrics) for index in range(parsed.n)
+    ]
+
+    async def run() -> AsyncGenerator[pb.GenerateResponse]:
+        with submitted(model, metrics, prompt, parsed.seeds[1:], **options) as streams:
+            runs = [
+                each.replies(read_sequence(model, metrics, ticket, stream))
+                for each, ticket, stream in zip(continuations, tickets, streams, strict=True)
+            ]
+            async with aclosing(merge(runs)) as replies:
+                async for reply in replies:
+                    yield reply
+
+    return run()
 
 
 class Continuation:
@@ -71,6 +80,12 @@ class Continuation:
         self._vectors = TokenVectors(parsed.layers, prompt_len)
         self._steps = 0
         self._tensor_bytes = 0
+        for token_id in parsed.generated_ids:
+            self._push(token_id)
+        if self._text.stop_string:
+            raise InvalidRequest(
+                "generated_token_ids", f"hold the stop string {self._text.stop_string!r}"
+            )
 
     async def replies(self, events: AsyncGenerator[Event]) -> AsyncGenerator[pb.GenerateResponse]:
         """Steps and what belongs to them, then an end; the events are closed before it."""
@@ -89,9 +104,7 @@ class Continuation:
     def _from_event(self, event: Event) -> Iterator[pb.GenerateResponse]:
         token = event.token
         if token is not None and not self._text.stop_string:
-            self._steps += 1
-            may_stop = self._steps >= self._parsed.stop.min_new_tokens
-            text = self._text.push(token.token_id, may_stop=may_stop)
+            text = self._push(token.token_id)
             if token.logits is not None:
                 self._count("logits", len(token.logits.data))
             yield from step_events(token, text)
@@ -100,6 +113,12 @@ class Continuation:
                 if reply.embedding.index < self._steps:
                     self._count("rows", len(reply.embedding.vectors.data))
                     yield reply
+
+    def _push(self, token_id: int) -> str:
+        """Take a token; the text that it completes."""
+        self._steps += 1
+        may_stop = self._steps >= self._parsed.stop.min_new_tokens
+        return self._text.push(token_id, may_stop=may_stop)
 
     def _done_early(self) -> bool:
         """A stop string was met, and the vectors of its last token, one step later, are sent."""
@@ -114,7 +133,7 @@ class Continuation:
             text=self._text.flush(),
             usage=types_pb2.Usage(
                 input_tokens=0 if self._index else self._call.input_tokens,  # read once for all
-                output_tokens=self._steps,
+                output_tokens=self._steps - len(self._parsed.generated_ids),
                 tensor_bytes=self._tensor_bytes,
             ),
             timings=self._call.timings(),

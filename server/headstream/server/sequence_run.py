@@ -10,7 +10,7 @@ from typing import Unpack
 
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
-from headstream.server.engine.messages import SubmitOptions
+from headstream.server.engine.messages import FinishReason, SubmitOptions
 from headstream.server.engine.stream import Event, SequenceStream
 from headstream.server.errors import EngineFault, InvalidRequest, NoChatTemplate
 from headstream.server.metrics import Metrics
@@ -18,6 +18,17 @@ from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
 from headstream.server.tokenizer import TextTokenizer
 from headstream.server.wire.inputs import ChatInput, IdsInput, ParsedInput
+
+_REFUSALS: dict[FinishReason | None, tuple[str, str]] = {
+    "refused": (
+        "sampling.constraint",
+        "too complex, or it names special tokens that the model does not have",
+    ),
+    "off_grammar": (
+        "generated_token_ids",
+        "end the text that sampling.constraint admits, or do not begin one",
+    ),
+}
 
 
 async def tokenize(model: LoadedModel, parsed: ParsedInput, prompt: str = "") -> TokenizedText:
@@ -74,8 +85,9 @@ def submitted(
     """The streams of one or several continuations of a prompt; in the end all of them are left."""
     call = current_call()
     streams = model.handle.submit_all(token_ids, sibling_seeds, **options)
-    call.input_tokens += len(token_ids)
-    metrics.input_tokens.labels(model.name).inc(len(token_ids))
+    num_read = len(token_ids) + len(options.get("output_ids", ()))
+    call.input_tokens += num_read
+    metrics.input_tokens.labels(model.name).inc(num_read)
     try:
         yield streams
     finally:
@@ -91,11 +103,8 @@ async def read_sequence(
     watch = _TokenWatch(model.name, metrics)
     async with stream:
         async for event in stream:
-            if event.finish == "refused":
-                raise InvalidRequest(
-                    "sampling.constraint",
-                    "too complex, or it names special tokens that the model does not have",
-                )
+            if event.finish in _REFUSALS:
+                raise InvalidRequest(*_REFUSALS[event.finish])
             if event.finish == "error":
                 raise EngineFault("the engine reported a fault of this sequence")
             ticket.release()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from engine_trace import save_tiny_gemma
 from headstream.model.kernels import TORCH_INT8_KERNELS, TORCH_KERNELS
 from headstream.server.engine import build
+from tiny_models import save_tiny
 
 _TORCH = {"none": TORCH_KERNELS, "int8": TORCH_INT8_KERNELS}
 
@@ -16,7 +16,7 @@ _TORCH = {"none": TORCH_KERNELS, "int8": TORCH_INT8_KERNELS}
 @pytest.fixture(scope="session")
 def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random Gemma 3."""
-    return save_tiny_gemma(tmp_path_factory.mktemp("tiny-gemma"))
+    return save_tiny("gemma3", tmp_path_factory.mktemp("tiny-gemma"))
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from branch_driver import FULL, Driver, forward_oracle, session_oracle
-from engine_trace import D_VOCAB, DTYPES, Trace, alone, everything, same
+from engine_trace import DTYPES, Trace, alone, everything, same
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Abort, Append, Flow, Rollback
 from headstream.server.engine.sequence import MAX_LOGIT_ROWS
+from tiny_models import D_VOCAB
 
 TEXT = [(37 * i + 11) % D_VOCAB for i in range(300)]
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import D_VOCAB, Trace
+from engine_trace import Trace
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
 from headstream.server.engine.messages import Abort, Flow
+from tiny_models import D_VOCAB
 
 PROMPT = [(37 * i + 11) % D_VOCAB for i in range(300)]
 

@@ -11,39 +11,15 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import D_VOCAB, DTYPES, Trace, alone, same
+from engine_crowd import check_same, crowd
+from engine_trace import DTYPES, Trace, alone
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, ScoreSpec
-from headstream.server.engine.messages import Abort
-
-LONGEST = 600
+from tiny_models import D_VOCAB, ENCODERS, LONGEST, save_tiny
 
 
-def save_tiny_encoder(directory: Path, model_type: str) -> Path:
-    """A random encoder; ModernBERT has windows shorter than the texts."""
-    torch.manual_seed(7)
-    sizes: dict[str, Any] = {
-        "vocab_size": D_VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "max_position_embeddings": LONGEST,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,
-    }
-    if model_type == "modernbert":
-        sizes |= {"local_attention": 48, "bos_token_id": 1, "eos_token_id": 2}
-        sizes |= {"cls_token_id": 1, "sep_token_id": 2}
-    auto_config: Any = transformers.AutoConfig
-    auto_model: Any = transformers.AutoModel
-    model = auto_model.from_config(auto_config.for_model(model_type, **sizes))
-    model.eval().save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module", params=["bert", "modernbert"])
+@pytest.fixture(scope="module", params=ENCODERS)
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_encoder(tmp_path_factory.mktemp(request.param), request.param)
+    return save_tiny(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def text(rng: random.Random, length: int) -> list[int]:
@@ -65,26 +41,11 @@ def test_the_same_bits_alone_and_in_any_crowd(encoder: Path, cache_dir: Path, dt
         {"token_ids": text(rng, n), "outputs": everything(n)} for n in lengths
     ]
     lone = alone(Trace(encoder, cache_dir, dtype=dtype), requests)
-    crowd = Trace(encoder, cache_dir, dtype=dtype, max_num_batched_tokens=400, max_num_seqs=9)
-    ids: list[int] = []
-    aborted: set[int] = set()
-    for request in requests:
-        ids.append(crowd.submit(**request))
-        if rng.random() < 0.3:
-            crowd.core.step()
-            crowd.scheduler.check_integrity()
-        if rng.random() < 0.1:
-            aborted.add(victim := rng.choice(ids))
-            crowd.core.handle(Abort(victim))
-    crowd.run()
-    assert crowd.scheduler.num_blocks_used == 0
-    steps = [(report.stats.num_tokens, report.stats.num_seqs) for report in crowd.reports]
+    trace = Trace(encoder, cache_dir, dtype=dtype, max_num_batched_tokens=400, max_num_seqs=9)
+    check_same(crowd(trace, requests, rng, most_steps=1, aborts=0.1), lone, at_least=21)
+    steps = [(report.stats.num_tokens, report.stats.num_seqs) for report in trace.reports]
     assert any(count > 3 for _, count in steps)
     assert all(tokens <= 400 or count == 1 for tokens, count in steps)
-    survivors = [i for i, sequence_id in enumerate(ids) if sequence_id not in aborted]
-    assert len(survivors) > 20
-    for i in survivors:
-        assert same(crowd.news[ids[i]], lone[i]), f"text {i} differs"
 
 
 def test_vectors_equal_transformers(encoder: Path, cache_dir: Path) -> None:

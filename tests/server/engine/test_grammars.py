@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_trace import D_VOCAB, News, Trace, alone, same
+from engine_trace import News, Trace, alone, same
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams
 from headstream.server import grammar_text
 from headstream.server.engine.messages import Abort, Vocabulary
 from headstream.server.wire.constraint import parse_constraint
 from headstream.v1 import logits_service_pb2 as pb
+from tiny_models import D_VOCAB
 
 EOS = 1
 PAIRS = [b'",', b'":', b'{"', b"], ", b"true", b"false", b"10", b"ab", b"name", b'"}']

@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 
-from engine_trace import D_VOCAB, DTYPES, Trace, alone, everything, same
+from contract_requests import text
+from engine_crowd import check_same, crowd
+from engine_trace import DTYPES, Trace, alone, everything, same
 from headstream.model.outputs import Outputs, PoolSpec, RowsSpec, SamplingParams
 from headstream.server.engine import prefix_cache
-from headstream.server.engine.messages import Abort
 
 GENERATE = everything("generate", 0)
-
-
-def text(seed: int, length: int) -> list[int]:
-    rng = random.Random(seed)
-    return [rng.randrange(D_VOCAB) for _ in range(length)]
 
 
 def cold(directory: Path, cache_dir: Path, **settings: Any) -> Trace:
@@ -53,15 +49,6 @@ def _request(rng: random.Random, bases: list[list[int]]) -> dict[str, Any]:
     }
 
 
-def _step(trace: Trace) -> int:
-    """One step; how many chunks it evicted."""
-    chunks = trace.scheduler.cache._chunks
-    before = set(chunks)
-    trace.core.step()
-    trace.scheduler.check_integrity()
-    return len(before - chunks.keys())
-
-
 @pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("blocks", [170, 40])
@@ -74,7 +61,7 @@ def test_shared_prefixes_change_no_bit(
     requests = [_request(rng, bases) for _ in range(30)]
     lone_trace = cold(tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=2048)
     lone = alone(lone_trace, requests)
-    crowd = Trace(
+    trace = Trace(
         tiny_gemma,
         cache_dir,
         dtype=dtype,
@@ -82,29 +69,11 @@ def test_shared_prefixes_change_no_bit(
         max_num_seqs=9,
         kv_cache_bytes=blocks * lone_trace.block_bytes,
     )
-    ids: list[int] = []
-    aborted: set[int] = set()
-    evicted = 0
-    for request in requests:
-        ids.append(crowd.submit(**request))
-        for _ in range(rng.randrange(5)):
-            evicted += _step(crowd)
-        if rng.random() < 0.15:
-            victim = rng.choice(ids)
-            aborted.add(victim)
-            crowd.core.handle(Abort(victim))
-    while crowd.core.has_work:
-        evicted += _step(crowd)
-    scheduler = crowd.scheduler
-    assert scheduler.num_blocks_used == 0
-    assert scheduler.hit_tokens > 2000
+    check_same(crowd(trace, requests, rng, most_steps=4), lone, at_least=21)
+    assert trace.scheduler.hit_tokens > 2000
     if blocks == 40:
-        assert evicted > 10
-        assert scheduler.preemptions > 3
-    survivors = [i for i, sequence_id in enumerate(ids) if sequence_id not in aborted]
-    assert len(survivors) > 20
-    for i in survivors:
-        assert same(crowd.news[ids[i]], lone[i]), f"request {i} differs"
+        assert trace.chunks_evicted > 10
+        assert trace.scheduler.preemptions > 3
 
 
 @pytest.mark.usefixtures("each_backend")

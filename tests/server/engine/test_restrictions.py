@@ -9,8 +9,9 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import D_VOCAB, Trace
+from engine_trace import Trace
 from headstream.model.outputs import Outputs, RowsSpec, SamplingParams
+from tiny_models import D_VOCAB
 
 PROMPT = [(37 * i + 11) % D_VOCAB for i in range(20)]
 

@@ -11,19 +11,16 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import D_VOCAB, DTYPES, News, Trace, alone, everything, same
+from contract_requests import text
+from engine_crowd import check_same, crowd
+from engine_trace import DTYPES, News, Trace, alone, everything, same
 from headstream.model import heads
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams, ScoreSpec
-from headstream.server.engine.messages import Abort, Flow
+from headstream.server.engine.messages import Flow
 from headstream.server.engine.sequence import Sequence
 
 TOP = LogitsSpec("top", top_k=7, logprobs=True)
 FULL = LogitsSpec("full")
-
-
-def text(seed: int, length: int) -> list[int]:
-    rng = random.Random(seed)
-    return [rng.randrange(D_VOCAB) for _ in range(length)]
 
 
 def scoring(token_ids: list[int], logits: LogitsSpec | None = None, first: int = 1) -> Any:
@@ -90,7 +87,7 @@ def test_the_same_bits_in_any_crowd_chunk_and_cache(
         tiny_gemma, cache_dir, dtype=dtype, max_num_batched_tokens=2048, prefix_caching=False
     )
     lone = alone(cold, requests)
-    crowd = Trace(
+    trace = Trace(
         tiny_gemma,
         cache_dir,
         dtype=dtype,
@@ -98,23 +95,10 @@ def test_the_same_bits_in_any_crowd_chunk_and_cache(
         max_num_seqs=9,
         kv_cache_bytes=blocks * cold.block_bytes,
     )
-    ids: list[int] = []
-    for request in requests:
-        ids.append(crowd.submit(**request))
-        for _ in range(rng.randrange(4)):
-            crowd.core.step()
-            crowd.scheduler.check_integrity()
-        if rng.random() < 0.15:
-            crowd.core.handle(Abort(rng.choice(ids)))
-    crowd.run()
-    assert crowd.scheduler.num_blocks_used == 0
-    assert crowd.scheduler.hit_tokens > 0
+    check_same(crowd(trace, requests, rng), lone, at_least=16)
+    assert trace.scheduler.hit_tokens > 0
     if blocks == 40:
-        assert crowd.scheduler.preemptions > 0
-    survivors = [i for i, sequence_id in enumerate(ids) if crowd.news[sequence_id].finish]
-    assert len(survivors) > 15
-    for i in survivors:
-        assert same(crowd.news[ids[i]], lone[i]), f"request {i} differs"
+        assert trace.scheduler.preemptions > 0
 
 
 @pytest.mark.usefixtures("each_backend")

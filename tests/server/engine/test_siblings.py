@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from dry_run import BLOCK, step, text
-from engine_trace import D_VOCAB, DTYPES, News, Trace, alone, everything, same
+from engine_trace import DTYPES, News, Trace, alone, everything, same
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Abort, Flow, Sibling, Submit
 from headstream.server.engine.scheduler import Scheduler
 from headstream.server.engine.sequence import Sequence
+from tiny_models import D_VOCAB
 
 PROMPT = [(37 * i + 11) % D_VOCAB for i in range(300)]
 FULL = Outputs(logits=LogitsSpec("full"), logprob=True)

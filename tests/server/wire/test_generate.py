@@ -54,6 +54,31 @@ def test_a_wrong_number_of_continuations_is_refused(n: int) -> None:
         sampling(n=n)
 
 
+def test_tokens_generated_before_are_fewer_than_all_and_known() -> None:
+    stop = pb.StopConditions(max_new_tokens=3)
+    assert generate(generated_token_ids=[5, 399], stop=stop).generated_ids == (5, 399)
+    with pytest.raises(InvalidRequest, match=r"generated_token_ids: has 3 entries; .* 0 to 2"):
+        generate(generated_token_ids=[5, 5, 5], stop=stop)
+    with pytest.raises(InvalidRequest, match=r"has 10 entries; allowed are 0 to 9"):
+        generate(generated_token_ids=[5] * 10)
+    with pytest.raises(InvalidRequest, match=r"generated_token_ids\[1\]: 400 is not in \[0, 400\)"):
+        generate(generated_token_ids=[5, 400], stop=stop)
+    with pytest.raises(InvalidRequest, match="generated_token_ids: goes with n = 1 alone"):
+        generate(generated_token_ids=[5], sampling=pb.SamplingParams(n=2))
+
+
+def test_the_budget_of_the_rest_is_smaller() -> None:
+    row = V * 4
+    fields: dict[str, Any] = {
+        "stop": pb.StopConditions(max_new_tokens=4),
+        "logits": pb.LogitsOptions(mode=FULL),
+        "max_reply_bytes": 2 * row,
+    }
+    generate(generated_token_ids=[5, 5], **fields)
+    with pytest.raises(ReplyTooLarge):
+        generate(generated_token_ids=[5], **fields)
+
+
 def test_the_reply_budget_counts_every_tensor() -> None:
     row = V * 4
     call = generate(

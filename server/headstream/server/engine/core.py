@@ -14,11 +14,12 @@ from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
-from headstream.server.engine.grammars import Grammars
+from headstream.server.engine.grammars import Grammars, OffGrammarError
 from headstream.server.engine.messages import (
     Abort,
     Append,
     Delta,
+    FinishReason,
     Flow,
     Fork,
     Frame,
@@ -120,7 +121,7 @@ class EngineCore:
             self._refused.append(Delta(spec.id, finish="error", error=error))
         elif spec.grammar:
             self._compiling[spec.id] = sequence
-            self._grammars.compile(spec.id, spec.grammar)
+            self._grammars.compile(spec.id, spec.grammar, spec.output_ids)
         else:
             self._scheduler.add(sequence)
 
@@ -144,7 +145,9 @@ class EngineCore:
         for sequence_id, outcome in self._grammars.take_ready(block=idle):
             sequence = self._compiling.pop(sequence_id)
             if isinstance(outcome, Exception):
-                self._refused.append(Delta(sequence_id, finish="refused", error=repr(outcome)))
+                off = isinstance(outcome, OffGrammarError)
+                finish: FinishReason = "off_grammar" if off else "refused"
+                self._refused.append(Delta(sequence_id, finish=finish, error=repr(outcome)))
             else:
                 sequence.matcher = outcome
                 for sibling in sequence.siblings:

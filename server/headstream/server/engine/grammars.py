@@ -7,6 +7,7 @@ matcher when it is preempted: what it has generated stays, and so does its place
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
@@ -63,6 +64,10 @@ class Matcher:
         return twin
 
 
+class OffGrammarError(ValueError):
+    """The tokens that a sequence begins with end the text, or are none that may come."""
+
+
 class Grammars:
     """Compiles grammars in a thread of its own, while steps run."""
 
@@ -88,9 +93,9 @@ class Grammars:
             eos_token=list(vocabulary.eos_ids),
         )
 
-    def compile(self, sequence_id: int, grammar: str) -> None:
-        """Begin to compile; :meth:`take_ready` gives the outcome."""
-        self._open[sequence_id] = self._thread.submit(self._make, grammar)
+    def compile(self, sequence_id: int, grammar: str, token_ids: Iterable[int] = ()) -> None:
+        """Begin to compile, and to follow these tokens; :meth:`take_ready` gives the outcome."""
+        self._open[sequence_id] = self._thread.submit(self._make, grammar, token_ids)
 
     def drop(self, sequence_id: int) -> None:
         """Nobody wants it any more."""
@@ -103,10 +108,14 @@ class Grammars:
         done = [sequence_id for sequence_id, future in self._open.items() if future.done()]
         return [(sequence_id, _outcome(self._open.pop(sequence_id))) for sequence_id in done]
 
-    def _make(self, grammar: str) -> Matcher:
+    def _make(self, grammar: str, token_ids: Iterable[int]) -> Matcher:
         if self._tokenizer is None:
             raise ValueError("the tokens of the model are not known, or none of them ends a text")
-        return Matcher(self._tokenizer, grammar)
+        matcher = Matcher(self._tokenizer, grammar)
+        for index, token_id in enumerate(token_ids):
+            if matcher.take(token_id) is not None:
+                raise OffGrammarError(f"token {index}: {token_id}")
+        return matcher
 
 
 def _outcome(future: Future[Matcher]) -> Matcher | Exception:

@@ -12,7 +12,8 @@ import msgspec
 
 from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams, WireDtype
 
-FinishReason = Literal["stop", "length", "dead_end", "refused", "error"]
+FinishReason = Literal["stop", "length", "dead_end", "refused", "off_grammar", "error"]
+"""The last three begin nothing: a grammar, or the tokens before, cannot be followed; a fault."""
 
 
 class Sibling(msgspec.Struct, frozen=True, array_like=True):
@@ -42,6 +43,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # A branch of a decoding session: it draws no tokens and never ends by itself. Rows of logits
     # come back for the last token of the prompt and for every token appended.
     branch: bool = False
+    # Generated before its stream broke: what the sequence begins with, and tells no more.
+    output_ids: tuple[int, ...] = ()
     siblings: tuple[Sibling, ...] = ()
 
 
@@ -54,6 +57,7 @@ class SubmitOptions(TypedDict, total=False):
     min_new_tokens: int
     grammar: str
     outputs: Outputs
+    output_ids: tuple[int, ...]
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -81,7 +81,8 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line; it must fit."""
-        sequence.chunk_keys = self.cache.keys(sequence.token_ids, sequence.spec.cache_salt)
+        prompt = sequence.token_ids[: sequence.num_prompt]
+        sequence.chunk_keys = self.cache.keys(prompt, sequence.spec.cache_salt)
         self._by_id[sequence.spec.id] = sequence
         self._wait(sequence)
 

@@ -51,7 +51,10 @@ class Sequence:
     def __post_init__(self) -> None:
         """Derive what every step asks for."""
         self.num_prompt = len(self.spec.token_ids)
+        self.output_ids += self.spec.output_ids
         self.token_ids = array("q", (*self.spec.token_ids, *self.output_ids))
+        if self.spec.output_ids:
+            self.num_reported = self.num_tokens
         self.num_answered = self.num_prompt - 1
         outputs = self.spec.outputs
         rows = outputs.rows

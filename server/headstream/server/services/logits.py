@@ -19,7 +19,7 @@ from headstream.server.sequence_run import tokenize
 from headstream.server.wire.budget import check_budget
 from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
-from headstream.server.wire.generate import GenerateCall, parse_generate
+from headstream.server.wire.generate import GenerateCall, check_generated, parse_generate
 from headstream.server.wire.inputs import check_length
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.score import parse_score
@@ -48,10 +48,13 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         with model.queue.enter(parsed.n) as tickets:
             tokens = await tokenize(model, parsed.prompt)
             new_tokens = _new_tokens(parsed, len(tokens), model)
-            budget = new_tokens * parsed.token_bytes
-            check_budget(budget, model.limits, parsed.max_reply_bytes)
-            model.queue.charge(tickets[:1], [len(tokens)])  # the prompt is computed once
             eos = () if parsed.stop.ignore_eos else model.ready.eos_ids
+            stop_ids = tuple(dict.fromkeys(parsed.stop.token_ids + eos))
+            _check_open(parsed.generated_ids, stop_ids)
+            budget = (new_tokens - len(parsed.generated_ids)) * parsed.token_bytes
+            check_budget(budget, model.limits, parsed.max_reply_bytes)
+            num_read = len(tokens) + len(parsed.generated_ids)
+            model.queue.charge(tickets[:1], [num_read])  # the prompt is computed once
             replies = continue_prompt(
                 model,
                 self._metrics,
@@ -60,10 +63,11 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 tokens.ids,
                 max_new_tokens=new_tokens,
                 sampling=parsed.sampling,
-                stop_token_ids=tuple(dict.fromkeys(parsed.stop.token_ids + eos)),
+                stop_token_ids=stop_ids,
                 min_new_tokens=parsed.stop.min_new_tokens,
                 grammar=grammar,
                 outputs=parsed.outputs,
+                output_ids=parsed.generated_ids,
             )
             async with aclosing(replies):
                 yield _start(model, parsed, tokens.ids, budget)
@@ -139,7 +143,15 @@ def _new_tokens(parsed: GenerateCall, prompt_len: int, model: LoadedModel) -> in
     if parsed.stop.may_clip:
         wanted = max(1, min(wanted, model.limits.max_model_len - prompt_len))
     check_length("prompt", prompt_len, model.limits, new_tokens=wanted)
+    check_generated(parsed.generated_ids, wanted)
     return wanted
+
+
+def _check_open(generated_ids: tuple[int, ...], stop_ids: tuple[int, ...]) -> None:
+    """Refuse a continuation that had ended."""
+    for i, token_id in enumerate(generated_ids):
+        if token_id in stop_ids:
+            raise InvalidRequest(f"generated_token_ids[{i}]", f"{token_id} is a stop token")
 
 
 def _start(

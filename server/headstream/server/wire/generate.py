@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from headstream.model.outputs import Outputs, RowsSpec, SamplingParams
 from headstream.server.engine.stream import RowsEvent, TokenEvent, WireTensor
+from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_budget, check_message, generate_token_bytes
 from headstream.server.wire.constraint import Constraint, parse_constraint
-from headstream.server.wire.fields import refuse_interventions
+from headstream.server.wire.fields import check_count, check_token_ids, refuse_interventions
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
 from headstream.server.wire.logits import parse_logits, put_logits
@@ -29,6 +30,7 @@ class GenerateCall:
     constraint: Constraint | None
     stop: StopRules
     outputs: Outputs
+    generated_ids: tuple[int, ...]  # before the stream broke that this one goes on with
     token_bytes: int  # of tensors, with a generated token of each continuation
     max_reply_bytes: int | None  # the caller's own limit
 
@@ -54,6 +56,10 @@ def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
     check_message(layers * limits.d_model * rows_bytes, limits, "the vectors of one token")
     sampling = parse_sampling("sampling", request.sampling, limits)
     seeds = parse_seeds("sampling", request.sampling, sampling.seed, limits)
+    generated = request.generated_token_ids
+    if generated and len(seeds) > 1:
+        raise InvalidRequest("generated_token_ids", "goes with n = 1 alone")
+    check_generated(generated, stop.max_new_tokens)
     call = GenerateCall(
         prompt=parse_input("prompt", request.prompt, limits),
         sampling=sampling,
@@ -69,12 +75,19 @@ def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
             logprob=request.logprob if request.HasField("logprob") else True,
             rows=rows,
         ),
+        generated_ids=check_token_ids("generated_token_ids", generated, limits.d_vocab),
         token_bytes=len(seeds) * generate_token_bytes(logits, rows_bytes, layers, limits),
         max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
     )
     if not stop.may_clip:  # otherwise the number of tokens is known only with the prompt
-        check_budget(stop.max_new_tokens * call.token_bytes, limits, call.max_reply_bytes)
+        new_tokens = stop.max_new_tokens - len(call.generated_ids)
+        check_budget(new_tokens * call.token_bytes, limits, call.max_reply_bytes)
     return call
+
+
+def check_generated(ids: Collection[int], max_new_tokens: int) -> None:
+    """Refuse a continuation that has all of its tokens."""
+    check_count("generated_token_ids", ids, 0, max_new_tokens - 1)
 
 
 def _parse_rows(message: pb.GeneratedEmbeddings, limits: Limits) -> RowsSpec:
