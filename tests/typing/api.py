@@ -131,7 +131,8 @@ def decoding(client: Client) -> None:
 def embedding(client: Client) -> None:
     assert_type(client.embed("a"), Array)
     assert_type(client.embed(["a", [1, 2]], pooling="last", layer=3, dtype="int8"), Array)
-    assert_type(client.embed_spans("abc", [(0, 1), (1, 3)], unit="byte"), Array)
+    assert_type(client.embed(["a"], prompt_name="query", normalize=None, timeout=3), Array)
+    assert_type(client.embed_spans("abc", [(0, 1), (1, 3)], unit="byte", prompt="a: "), Array)
     tokens = client.embed_tokens("a", layers=[0, -1], dtype="float16")
     assert_type(tokens, TokenEmbeddings)
     assert_type(tokens.tokens, list[str])

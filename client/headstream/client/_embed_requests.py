@@ -69,10 +69,8 @@ def embed_options(
         raise ValueError(f"unit {unit!r} is none of {', '.join(_UNITS)}")
     if prompt is not None and prompt_name is not None:
         raise ValueError("give one of prompt and prompt_name")
-    return embeddings_pb.EmbedOptions(
+    options = embeddings_pb.EmbedOptions(
         pooling=_POOLINGS[pooling],
-        prompt_text=prompt,
-        prompt_name=prompt_name,
         layer=layer,
         normalize=normalize,
         dimensions=dimensions,
@@ -80,6 +78,11 @@ def embed_options(
         truncate=truncate,
         offset_unit=_UNITS[unit],
     )
+    if prompt is not None:
+        options.prompt_text = prompt
+    if prompt_name is not None:
+        options.prompt_name = prompt_name
+    return options
 
 
 def embed(

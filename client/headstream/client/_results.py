@@ -177,7 +177,7 @@ class EmbeddingDefaults:
     pool_special_tokens: bool = False  # mean and max go over special tokens too
     pool_prompt: bool = True  # and over those of a prompt
     normalize: bool = True
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
     default_prompt_name: str = ""  # of the prompt that is used unasked
 
 

@@ -88,7 +88,9 @@ class EmbeddingDefaults:
     pool_special: bool = False  # mean and max go over special tokens too
     pool_prompt: bool = True  # and over those of a prompt
     normalize: bool = True
-    prompts: dict[str, str] = field(default_factory=dict)  # name -> what is put before a text
+    prompts: dict[str, str] = field(
+        default_factory=dict[str, str]
+    )  # name -> what is put before a text
     default_prompt: str = ""  # name of the one that is put there unasked; empty: none
 
 

@@ -18,5 +18,9 @@ def _pool_span(rows: Tensor, kind: str, span: tuple[int, ...]) -> Tensor:
         return rows[span[0]].float()
     if kind == "last":
         return rows[span[-1]].float()
-    members = rows[torch.tensor(span)].float()  # [members, d]
+    first, last = span[0], span[-1]
+    whole = last - first + 1 == len(span)  # no position is left out between them
+    members = (
+        rows[first : last + 1] if whole else rows[torch.tensor(span)]
+    ).float()  # [members, d]
     return members.amax(dim=0) if kind == "max" else members.mean(dim=0)

@@ -73,15 +73,17 @@ class Settings(BaseSettings):
     """Threads of each engine. Default: one per core, shared between the engines."""
     max_num_batched_tokens: Count | None = None
     """Tokens of one step. Default: 2048 on CPU, 8192 on CUDA; a quarter
-    while most sequences wait for a next token rather than for a first."""
+    while most sequences wait for a next token rather than for a first. A longer text of an encoder
+    has a step of its own."""
     max_num_seqs: Count = 64
     """Sequences of one step."""
     max_model_len: Count | None = None
-    """Longest sequence. Default: what the model allows."""
+    """Longest sequence. Default: what the model allows, or what its sentence-transformers
+    directory says."""
     block_size: Count | None = None
     """Tokens of a block of key/value memory."""
     kv_cache_bytes: Count | None = None
-    """Key/value memory. Default: 2 GiB on CPU, most of what is free on CUDA."""
+    """Key/value memory. Default: 2 GiB on CPU, most of what is free on CUDA. Encoders keep none."""
     prefix_caching: bool = True
     """Keep the keys and values of prompts while memory is free, for prompts that begin the same."""
 

@@ -130,6 +130,7 @@ class Models:
         model = self.get(name)
         if not model.ready.unembeds:
             raise NotServed(
-                f"{method}: {model.name!r} ({model.ready.architecture}) gives no logits, only vectors"
+                f"{method}: {model.name!r} ({model.ready.architecture}) "
+                "gives no logits, only vectors"
             )
         return model

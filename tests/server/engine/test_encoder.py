@@ -37,7 +37,9 @@ def test_the_same_bits_alone_and_in_any_crowd(encoder: Path, cache_dir: Path, dt
     """Random lengths, arrivals and aborts, in steps shorter than the longest text."""
     rng = random.Random(3)
     lengths = [rng.choice([1, 2, 7, 16, 33, 127, 128, 129, 300, LONGEST]) for _ in range(30)]
-    requests = [{"token_ids": text(rng, n), "outputs": everything(n)} for n in lengths]
+    requests: list[dict[str, Any]] = [
+        {"token_ids": text(rng, n), "outputs": everything(n)} for n in lengths
+    ]
     lone = alone(Trace(encoder, cache_dir, dtype=dtype), requests)
     trace = Trace(encoder, cache_dir, dtype=dtype, max_num_batched_tokens=400, max_num_seqs=9)
     check_same(crowd(trace, requests, rng, most_steps=1, aborts=0.1), lone, at_least=21)

@@ -32,10 +32,29 @@ struct KvLayout {
   int64_t value_stride() const { return block_size * kLanes; }  // between panels
 };
 
-// Place of the number at `depth` in `lane` of a panel.
+// Puts a row of `count` numbers into its lane of a panel of keys, and zeros behind it up to `depth`.
 template <typename T>
-inline int64_t panel_place(int64_t depth, int64_t lane) {
-  return (depth / kDepth<T> * kLanes + lane) * kDepth<T> + depth % kDepth<T>;
+inline void put_lane(T* panel, int64_t lane, const T* from, int64_t count, int64_t depth) {
+  constexpr int64_t kStep = kDepth<T>;
+  T* to = panel + lane * kStep;
+  const int64_t whole = count / kStep * kStep;
+  for (int64_t i = 0; i < whole; i += kStep) std::copy_n(from + i, kStep, to + i * kLanes);
+  for (int64_t i = whole; i < depth; ++i)
+    to[i / kStep * kStep * kLanes + i % kStep] = i < count ? from[i] : T{};
+}
+
+// Puts a row of `count` numbers, one for each lane, at one depth of the panels of values. The
+// multiplier takes a step along the depth whole: with `opens` the rest of the step is cleared.
+template <typename T>
+inline void put_depth(T* panels, int64_t stride, int64_t depth, const T* from, int64_t count,
+                      bool opens) {
+  constexpr int64_t kStep = kDepth<T>;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    T* to = panels + i / kLanes * stride + depth / kStep * kStep * kLanes;
+    if (kStep > 1 && opens) std::fill_n(to, kStep * kLanes, T{});
+    const int64_t lanes = std::min<int64_t>(kLanes, count - i);
+    for (int64_t lane = 0; lane < lanes; ++lane) to[lane * kStep + depth % kStep] = from[i + lane];
+  }
 }
 
 // Puts the keys and values of `rows` rows, `stride` apart, into their slots of the pools.
@@ -48,20 +67,14 @@ void write_kv(const KvLayout& layout, const T* k, const T* v, int64_t stride, in
   for (int64_t n = 0; n < rows; ++n) {
     const int64_t block = slots[n] / layout.block_size, offset = slots[n] % layout.block_size;
     const int64_t lane = offset % kLanes, step = offset % kDepth<T>;
-    // The multiplier takes a step along the depth whole. What another sequence left in the rest of
-    // the step that this token opens must not be there; a neighbour in this call comes by itself.
+    // What another sequence left in the rest of the step that this token opens must not be there; a
+    // neighbour in this call comes by itself.
     const bool opens = step == 0 && !(n + 1 < rows && slots[n + 1] == slots[n] + 1);
     for (int64_t g = 0; g < layout.n_kv_heads; ++g) {
-      const T *key = k + n * stride + g * d, *value = v + n * stride + g * d;
-      T* keys = k_pool + layout.key_panel(block, g, offset - lane);
-      for (int64_t i = 0; i < width; ++i) keys[panel_place<T>(i, lane)] = i < d ? key[i] : T{};
-      T* values = v_pool + layout.value_panel(block, g, offset - step);
-      for (int64_t i = 0; i < d; ++i) {
-        T* panel = values + i / kLanes * layout.value_stride();
-        panel[panel_place<T>(step, i % kLanes)] = value[i];
-        for (int64_t rest = 1; opens && rest < kDepth<T>; ++rest)
-          panel[panel_place<T>(rest, i % kLanes)] = T{};
-      }
+      put_lane(k_pool + layout.key_panel(block, g, offset - lane), lane, k + n * stride + g * d, d,
+               width);
+      put_depth(v_pool + layout.value_panel(block, g, offset - step), layout.value_stride(), step,
+                v + n * stride + g * d, d, opens);
     }
   }
 }

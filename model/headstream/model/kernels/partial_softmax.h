@@ -37,21 +37,32 @@ inline __attribute__((noinline)) void merge(Partial& total, const Partial& part,
     total.values[i] = total.values[i] * before + part.values[i] * after;
 }
 
+// All lanes joined by f: halves, then quarters and so on, in one fixed order.
+template <typename F>
+inline float across(Floats lanes, F&& f) {
+  alignas(64) float values[kLanes];
+  store_floats(values, lanes);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) values[i] = f(values[i], values[i + half]);
+  return values[0];
+}
+
 // Turns a row's scores into weights; places of the chunk outside [from, to) weigh nothing.
 template <typename T>
 Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, float* values) {
   // Whole vectors from here to there; the lane a key is summed in does not depend on them.
   const int64_t begin = from / kLanes * kLanes, end = (to + kLanes - 1) / kLanes * kLanes;
-  float maximum = kNothing;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t j = from; j < to; ++j) {
-    scores[j] *= scale;
-    maximum = std::max(maximum, scores[j]);
-  }
   std::fill(scores + begin, scores + from, kNothing);
   std::fill(scores + to, scores + end, kNothing);
   std::fill(weights, weights + begin, T{});
   std::fill(weights + end, weights + kChunk, T{});
+  Floats largest = kNothing - Floats{};
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const Floats some = load_floats(scores + j) * scale;
+    store_floats(scores + j, some);
+    largest = some > largest ? some : largest;
+  }
+  const float maximum = across(largest, [](float a, float b) { return std::max(a, b); });
   Floats sums{};
   for (int64_t j = begin; j < end; j += kLanes) {
     alignas(64) float weight[kLanes];
@@ -61,9 +72,7 @@ Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, 
     sums += load_floats(weight);
     store_floats(weights + j, load_floats(weight));
   }
-  float sum = 0;
-  for (int64_t i = 0; i < kLanes; ++i) sum += sums[i];
-  return {maximum, sum, values};
+  return {maximum, across(sums, [](float a, float b) { return a + b; }), values};
 }
 
 }  // namespace headstream

@@ -40,7 +40,7 @@ _HUB_FILES = [
 def resolve(source: str, cache_dir: Path, progress: Progress = silent) -> Path:
     """The checkpoint directory of ``source``.
 
-    ``source`` is the name of an embedded model, an existing directory, a ``.gguf`` file, or a hub id
+    ``source`` is an embedded model's name, an existing directory, a ``.gguf`` file, or a hub id
     "org/name"; a directory of that name wins over the hub. What has to be made or fetched is kept
     under ``cache_dir``.
 

@@ -44,7 +44,7 @@ def pool_positions(
 
     A span has every token whose range overlaps it; special ones never do. Last and cls take the one
     row they name. Without spans there is one vector, for the whole text from the position ``first``
-    on. Spans are counted from the end of the ``prompt``, which the tokens have read before the text.
+    on. Spans are counted from the end of the ``prompt``, which the tokens read before the text.
     """
     if not spans:
         whole = _choose(tokens, range(first, len(tokens)), rule)

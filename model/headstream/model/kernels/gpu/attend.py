@@ -198,11 +198,10 @@ def _span(
         k = tl.load(keys + at[:, None] + column, some, 0.0)  # [KEYS, WIDTH]
         v = tl.load(values + at[:, None] + column, some, 0.0)
         scores = tl.dot(queries, tl.trans(k), input_precision="ieee") * scale  # to base 2
-        visible = key[None, :] < high
-        if CAUSAL:
-            visible = key[None, :] <= position[:, None]
-        elif window > 0:
-            visible &= key[None, :] < position[:, None] + window
+        last = position if CAUSAL else tl.where(position < 0, -1, high - 1)
+        if not CAUSAL and window > 0:
+            last = tl.minimum(last, position + window - 1)
+        visible = key[None, :] <= last[:, None]
         if window > 0:
             visible &= key[None, :] > position[:, None] - window
         scores = tl.where(visible, scores, -float("inf"))
