@@ -17,9 +17,9 @@ import pytest
 import torch
 import transformers
 
-import engine_trace
 import tiny_tokenizers
 from server_process import Server, running_server
+from tiny_models import save_tiny
 
 pytest.importorskip("lm_eval", reason="needs the extra [eval]")
 
@@ -50,7 +50,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         tokenizer.post_processor = None
     else:
         names["bos_token"] = "<bos>"
-    engine_trace.save_tiny_gemma(directory, vocab_size=420, max_position_embeddings=CONTEXT)
+    save_tiny("gemma3", directory, vocab_size=420, max_position_embeddings=CONTEXT)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(names))
     return directory

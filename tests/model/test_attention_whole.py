@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from headstream.model.attention.kernel import KernelAttention
 
 from attention_reference import (
     Bench,
@@ -16,6 +15,7 @@ from attention_reference import (
     random_text,
 )
 from headstream.model.attention.base import AttentionSpec
+from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.whole import WholeAttention
 from headstream.model.kernels import Kernels
 from headstream.model.kv_cache import KVCache
