@@ -103,7 +103,7 @@ def generating(client: Client) -> None:
 
 
 def ways_to_say_what(client: Client) -> None:
-    client.generate([2, 5, 9], logits="full", stop="end")
+    client.generate([2, 5, 9], logits="full", stop="end", resume=3)
     client.generate("a", logits=[7, 8], embeddings=None)
     client.generate([{"role": "user", "content": "a"}], regex="a+")
     client.generate("a", logits="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
