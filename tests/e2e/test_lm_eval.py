@@ -17,9 +17,9 @@ import pytest
 import torch
 import transformers
 
+import tiny_models
 import tiny_tokenizers
 from server_process import Server, running_server
-from tiny_models import save_tiny
 
 pytest.importorskip("lm_eval", reason="needs the extra [eval]")
 
@@ -50,7 +50,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         tokenizer.post_processor = None
     else:
         names["bos_token"] = "<bos>"
-    save_tiny("gemma3", directory, vocab_size=420, max_position_embeddings=CONTEXT)
+    tiny_models.save_tiny("gemma3", directory, vocab_size=420, max_position_embeddings=CONTEXT)
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(json.dumps(names))
     return directory
@@ -320,6 +320,43 @@ def test_odd_requests_equal_hf(checkpoint: Path, server: Server, options: dict[s
     expected = theirs.generate_until(requests, disable_tqdm=True)
     assert ours.generate_until(requests, disable_tqdm=True) == expected
     assert len(set(expected)) > 3
+
+
+@pytest.mark.slow
+def test_gemma_equals_hf(gemma: Path, gemma_server: Server) -> None:
+    """The real tokenizer and weights. `hf`'s own float32 log-softmax of 262,144 logits is 1e-5 off
+    in every row, so it computes that step in float64 here."""
+    from lm_eval.models import huggingface
+
+    from headstream.client.lm_eval import HeadstreamLM
+
+    options = {"dtype": "float32", "device": "cpu", "max_length": 128, "softmax_dtype": "float64"}
+    hf: Any = huggingface.HFLM
+    theirs, ours = hf(str(gemma), **options), HeadstreamLM(gemma_server.address, max_length=128)
+    page = (__doc__ or "") + json.dumps(OPTIONS) + " ".join(WORDS * 8)
+    pairs = [
+        ("The capital of France is", " Paris"),
+        ("Question: 2 + 2 = ?\nAnswer: ", "4"),
+        ("", "Der schnelle braune Fuchs"),
+        ("東京は", "日本の首都"),
+        (page, "  and so on"),
+    ]
+    requests = instances("loglikelihood", pairs)
+    expected = theirs.loglikelihood(requests, disable_tqdm=True)
+    found = ours.loglikelihood(requests, disable_tqdm=True)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [each for each, _ in found] == pytest.approx([each for each, _ in expected], abs=1e-4)
+
+    requests = instances("loglikelihood_rolling", [(page,)])
+    expected = theirs.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(requests, disable_tqdm=True) == pytest.approx(
+        expected, rel=1e-6
+    )
+
+    asked = {"until": ["\n"], "max_gen_toks": 16}
+    requests = instances("generate_until", [(context, asked) for context, _ in pairs[:2]])
+    expected = theirs.generate_until(requests, disable_tqdm=True)
+    assert ours.generate_until(requests, disable_tqdm=True) == expected
 
 
 def test_length_matters(server: Server) -> None:
