@@ -91,8 +91,9 @@ class Models:
 
     @property
     def serving(self) -> bool:
-        """Whether every model answers."""
-        return all(model.serving for model in self)
+        """Whether all have been loaded and one of them answers: a dead one takes no other along."""
+        loaded = all(model.loaded is not None for model in self)
+        return loaded and any(model.serving for model in self)
 
     def find(self, name: str) -> ServedModel:
         """The model of that name.
