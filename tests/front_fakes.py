@@ -187,7 +187,7 @@ class FakeHandle:
         self.callbacks.append(callback)
 
     async def stop(self) -> None:
-        self.state = EngineState.FAILED
+        self.state = EngineState.STOPPED
 
 
 @dataclass

@@ -116,7 +116,7 @@ class Models:
         """
         model = self.find(name)
         current_call().model = model.name
-        if model.handle.state is EngineState.FAILED:
+        if model.handle.state in {EngineState.FAILED, EngineState.STOPPED}:
             raise EngineUnavailable("the engine of this model has stopped")
         if model.loaded is None or not model.serving:
             raise ModelLoading("the model is being loaded")

@@ -55,6 +55,7 @@ class EngineState(enum.Enum):
     LOADING = "loading"
     SERVING = "serving"
     FAILED = "failed"
+    STOPPED = "stopped"  # because it was asked to
 
 
 class EngineHandle:
@@ -99,7 +100,7 @@ class EngineHandle:
 
     async def stop(self) -> None:
         """End the engine; sequences still running fail. Without a start there is nothing to do."""
-        self._set_state(EngineState.FAILED)
+        self._set_state(EngineState.STOPPED)
         if self._socket is None:
             return
         self._send(Shutdown())
@@ -277,7 +278,8 @@ class EngineHandle:
         self._runs.kill()
         await ended
         self._fail_start("the engine ended before it was ready")
-        self._set_state(EngineState.FAILED)
+        if self.state is not EngineState.STOPPED:
+            self._set_state(EngineState.FAILED)
         self._fail_all()
 
     def _fail_start(self, message: str) -> None:

@@ -16,6 +16,7 @@ _STATES: dict[EngineState, pb.ModelState.ValueType] = {
     EngineState.LOADING: pb.MODEL_STATE_LOADING,
     EngineState.SERVING: pb.MODEL_STATE_SERVING,
     EngineState.FAILED: pb.MODEL_STATE_FAILED,
+    EngineState.STOPPED: pb.MODEL_STATE_FAILED,
 }
 
 
