@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def test_each_answers_by_its_name(server: Server) -> None:
 
 
 @pytest.mark.parametrize("doomed", ["encoder", "tiny"])
-def test_the_death_of_one_leaves_the_other_serving(doomed: str, server: Server) -> None:
+def test_the_death_of_one_leaves_the_other_serving_until_it_is_back(
+    doomed: str, server: Server
+) -> None:
     other = {"encoder": "tiny", "tiny": "encoder"}[doomed]
     assert server.health(f"model/{doomed}") == server.health() == SERVING
     call: Any = server.generate(1500)  # of the decoder
@@ -74,8 +77,14 @@ def test_the_death_of_one_leaves_the_other_serving(doomed: str, server: Server) 
             with pytest.raises(grpc.RpcError):
                 list(call)
         assert np.array_equal(client.embed(TEXT, model=other), before)
+        assert server.health(f"model/{doomed}") == NOT_SERVING
         with pytest.raises(Unavailable):
             client.embed(TEXT, model=doomed)
-    assert server.health(f"model/{doomed}") == NOT_SERVING
+        for _ in range(100):
+            if server.health(f"model/{doomed}") == SERVING:
+                break
+            time.sleep(0.2)
+        assert client.embed(TEXT, model=doomed).size, "its engine has been started again"
+    assert server.metrics()["engine_restarts_total", doomed] == 1
     assert server.health(f"model/{other}") == SERVING
     assert server.health() == SERVING, "what the client's channel looks at"

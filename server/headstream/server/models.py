@@ -10,8 +10,9 @@ from pathlib import Path
 from headstream.server.admission import Admission
 from headstream.server.call import current_call
 from headstream.server.config import Settings
-from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading, Ready, Vocabulary
+from headstream.server.engine.state import EngineState
 from headstream.server.errors import (
     EngineStartError,
     EngineUnavailable,
@@ -112,14 +113,17 @@ class Models:
         Raises:
             ModelNotFound: There is none.
             ModelLoading: Not yet.
-            EngineUnavailable: No more.
+            EngineUnavailable: Not now: its engine has ended, and may be starting again.
         """
         model = self.find(name)
         current_call().model = model.name
-        if model.handle.state in {EngineState.FAILED, EngineState.STOPPED}:
-            raise EngineUnavailable("the engine of this model has stopped")
-        if model.loaded is None or not model.serving:
+        if model.loaded is None and model.handle.state in {
+            EngineState.LOADING,
+            EngineState.SERVING,
+        }:
             raise ModelLoading("the model is being loaded")
+        if model.loaded is None or not model.serving:
+            raise EngineUnavailable("the engine of this model has stopped")
         return model.loaded
 
     def get_for_logits(self, name: str, method: str) -> LoadedModel:

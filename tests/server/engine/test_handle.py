@@ -19,8 +19,9 @@ import pytest
 
 from headstream.model.outputs import LogitsSpec, Outputs
 from headstream.server.engine.config import EngineConfig
-from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading, StepReport
+from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import Event
 from headstream.server.errors import EngineStartError, EngineUnavailable
 

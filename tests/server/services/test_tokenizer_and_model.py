@@ -13,7 +13,7 @@ import front_fakes
 import front_values
 from front_fakes import Running
 from front_values import MAX_MODEL_LEN
-from headstream.server.engine.handle import EngineState
+from headstream.server.engine.state import EngineState
 from headstream.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
