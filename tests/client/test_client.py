@@ -31,7 +31,7 @@ from headstream.client import (
 )
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import model_service_pb2 as model_pb
-from headstream.v1 import tokenizer_service_pb2, types_pb2
+from headstream.v1 import tensor_pb2, tokenizer_service_pb2, types_pb2
 
 
 @pytest.fixture
@@ -272,7 +272,11 @@ def test_models_tell_how_they_make_vectors(script, client):
     embedding = model_pb.EmbeddingDefaults(
         pooling=embeddings_pb.POOLING_LAST, pool_special_tokens=True, prompts={"query": "q: "}
     )
-    choices = model_pb.EmbeddingChoices(poolings=[1, 3], dtypes=[1, 5], max_dimensions=8)
+    choices = model_pb.EmbeddingChoices(
+        poolings=[embeddings_pb.POOLING_MEAN, embeddings_pb.POOLING_CLS],
+        dtypes=[tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_BINARY],
+        max_dimensions=8,
+    )
     model = model_pb.Model(
         name="tiny", embedding=embedding, bidirectional=True, embedding_choices=choices
     )

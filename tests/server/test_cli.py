@@ -27,8 +27,8 @@ from headstream.server.cli.app import app
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import model_service_pb2 as model_pb
+from headstream.v1 import tensor_pb2, types_pb2
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
-from headstream.v1 import types_pb2
 from scripted_server import Script, scripted_server
 
 
@@ -162,7 +162,7 @@ def test_embed_in_few_dimensions_and_bits(script, tmp_path):
     for result, codes, scale in zip(
         reply.results, (b"\x7f\x00", b"\x7f\x7f"), (0.5, 2), strict=True
     ):
-        result.embedding.vectors.dtype = 4  # INT8
+        result.embedding.vectors.dtype = tensor_pb2.DATA_TYPE_INT8
         result.embedding.vectors.data = codes
         result.embedding.scales.append(scale)
     reply.results[1].embedding.truncated = True
