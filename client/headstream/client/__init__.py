@@ -31,6 +31,7 @@ from headstream.client._errors import (
 )
 from headstream.client._generation import AsyncGeneration, Generation
 from headstream.client._results import (
+    EmbeddingChoices,
     EmbeddingDefaults,
     Fingerprint,
     Limits,
@@ -45,6 +46,8 @@ from headstream.client._results import (
     TopLogits,
     Usage,
 )
+from headstream.client._tensors import unpack_binary
+from headstream.client._text_embedding import EmbedResult, TextEmbedding
 
 __all__ = [
     "Aborted",
@@ -59,6 +62,8 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbedResult",
+    "EmbeddingChoices",
     "EmbeddingDefaults",
     "ErrorDetails",
     "FailedItem",
@@ -79,6 +84,7 @@ __all__ = [
     "StaticEmbeddings",
     "Step",
     "StreamBroken",
+    "TextEmbedding",
     "TextScores",
     "Timings",
     "Tls",
@@ -89,4 +95,5 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Usage",
+    "unpack_binary",
 ]
