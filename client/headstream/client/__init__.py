@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from headstream.client._async_client import AsyncClient
 from headstream.client._async_decoding import AsyncBranch, AsyncDecoding
+from headstream.client._async_embed_stream import AsyncEmbedStream
 from headstream.client._channel import Tls
 from headstream.client._client import Client
 from headstream.client._continuation import Continuation
 from headstream.client._decoding import Branch, Decoding
+from headstream.client._embed_stream import EmbedStream
 from headstream.client._errors import (
     Aborted,
     Cancelled,
@@ -51,6 +53,7 @@ __all__ = [
     "AsyncBranch",
     "AsyncClient",
     "AsyncDecoding",
+    "AsyncEmbedStream",
     "AsyncGeneration",
     "Branch",
     "Cancelled",
@@ -59,6 +62,7 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbedStream",
     "EmbeddingDefaults",
     "ErrorDetails",
     "FailedItem",

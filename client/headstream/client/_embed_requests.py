@@ -94,6 +94,22 @@ def embed(
     return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
 
 
+def stream_opening(
+    texts: object, options: embeddings_pb.EmbedOptions, look_ahead: int, *, model: str
+) -> embeddings_pb.EmbedStreamRequest:
+    """The first message of a stream of texts.
+
+    Raises:
+        TypeError: The texts are a single string.
+        ValueError: `look_ahead` is below 1.
+    """
+    if isinstance(texts, str):
+        raise TypeError("embed_stream takes several texts, not a string")
+    if look_ahead < 1:
+        raise ValueError(f"look_ahead {look_ahead} is below 1")
+    return embeddings_pb.EmbedStreamRequest(model=model, options=options)
+
+
 def embed_spans(
     text: str,
     spans: Sequence[tuple[int, int]],

@@ -38,13 +38,18 @@ def embeddings(reply: embeddings_pb.EmbedResponse) -> Array:
         EmbedError: Some items failed.
     """
     failed = [
-        FailedItem(index, result.error.reason or f"CODE_{result.error.code}", result.error.message)
+        failed_item(index, result.error)
         for index, result in enumerate(reply.results)
         if result.HasField("error")
     ]
     if failed:
         raise EmbedError(failed)
     return np.stack([to_array(result.embedding.vectors) for result in reply.results])
+
+
+def failed_item(index: int, error: embeddings_pb.ItemError) -> FailedItem:
+    """Why a text could not be embedded."""
+    return FailedItem(index, error.reason or f"CODE_{error.code}", error.message)
 
 
 def static_embeddings(reply: embeddings_pb.LookupEmbeddingsResponse) -> results.StaticEmbeddings:

@@ -579,8 +579,8 @@ class EmbedStreamRequest(google.protobuf.message.Message):
 
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedStreamItem]:
-        """At most the server's `max_inputs`. Many in a message cost less than one by one. The server reads
-        on while less than its `max_stream_items` are unanswered; what more is sent waits.
+        """At most 1024. Many in a message cost less than one by one. The server reads on while less than
+        its `max_stream_items` are unanswered; what more is sent waits.
         """
 
     def __init__(

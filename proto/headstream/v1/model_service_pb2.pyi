@@ -315,7 +315,7 @@ class Limits(google.protobuf.message.Message):
     max_text_bytes: builtins.int
     """Bytes of one input text."""
     max_inputs: builtins.int
-    """Inputs of one Embed or Score request, or of one message of EmbedStream."""
+    """Inputs of one Embed or Score request."""
     max_new_tokens: builtins.int
     """Generated tokens of one continuation."""
     max_top_k: builtins.int

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     max_text_bytes: Count | None = None
     """Bytes of one text. Default: 8 for each token of the longest sequence."""
     max_inputs: Count = 64
-    """Texts of one Embed or Score request, or of one message of EmbedStream."""
+    """Texts of one Embed or Score request."""
     max_stream_items: Count | None = None
     """Texts of one EmbedStream call that are read and not answered yet; no more are read meanwhile.
     Default: 2 x `max_num_seqs`."""

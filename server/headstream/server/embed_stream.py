@@ -16,6 +16,9 @@ from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.tensors import CHUNK_BYTES
 from headstream.v1 import embeddings_service_pb2 as pb
 
+MAX_ITEMS = 1024
+"""Of one message; how many are worked on at once is another limit."""
+
 
 class EmbedStream:
     """A task reads the items, and one for each of them makes its answer.
@@ -96,7 +99,7 @@ class EmbedStream:
         if not is_first and (request.model or request.HasField("options")):
             field = "model" if request.model else "options"
             raise InvalidRequest(field, "belongs in the first message")
-        check_count("items", request.items, 0, self._model.limits.max_inputs)
+        check_count("items", request.items, 0, MAX_ITEMS)
 
     async def _next_request(
         self, requests: AsyncIterator[pb.EmbedStreamRequest]

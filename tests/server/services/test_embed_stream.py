@@ -225,7 +225,10 @@ async def test_an_engine_that_dies_ends_it(running: Running) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (pb.EmbedStreamRequest(items=[item(1)] * 65), "items: has 65 entries; allowed are 0 to 64"),
+        (
+            pb.EmbedStreamRequest(items=[item(1)] * 1025),
+            "items: has 1025 entries; allowed are 0 to 1024",
+        ),
         (pb.EmbedStreamRequest(model="tiny"), "model: belongs in the first message"),
         (
             pb.EmbedStreamRequest(options=pb.EmbedOptions()),
