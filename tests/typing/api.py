@@ -211,7 +211,7 @@ def embedding_many(client: Client) -> None:
     for number, vector in stream:
         assert_type(number, int)
         assert_type(vector, Array | FailedItem)
-    named = client.embed_stream(((name, "text") for name in ("a", "b")), timeout=5.0)
+    named = client.embed_stream(((name, "text") for name in str(1)), timeout=5.0)
     assert_type(named, EmbedStream[str])
     assert_type(named.unanswered, list[str])
     assert_type(named.fingerprint, Fingerprint | None)
@@ -220,7 +220,7 @@ def embedding_many(client: Client) -> None:
 
 async def embedding_many_async(client: AsyncClient, texts: AsyncIterator[str]) -> None:
     assert_type(client.embed_stream(texts), AsyncEmbedStream[int])
-    async with client.embed_stream([("a", "text")], dimensions=3) as stream:
+    async with client.embed_stream([(str(1), "text")], dimensions=3) as stream:
         async for name, vector in stream:
             assert_type(name, str)
             assert_type(vector, Array | FailedItem)

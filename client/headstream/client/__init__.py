@@ -9,6 +9,7 @@ from headstream.client._channel import Tls
 from headstream.client._client import Client
 from headstream.client._continuation import Continuation
 from headstream.client._decoding import Branch, Decoding
+from headstream.client._embed_requests import EmbedOptions
 from headstream.client._embed_stream import EmbedStream
 from headstream.client._errors import (
     Aborted,
@@ -62,6 +63,7 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbedOptions",
     "EmbedStream",
     "EmbeddingDefaults",
     "ErrorDetails",
