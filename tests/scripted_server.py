@@ -33,6 +33,7 @@ class Script:
     score: Handler = _unset
     embed: Handler = _unset
     embed_tokens: Handler = _unset
+    embed_stream: Handler = _unset
     lookup: Handler = _unset
     tokenize: Handler = _unset
     detokenize: Handler = _unset
@@ -85,7 +86,7 @@ class _Embeddings(embeddings_grpc.EmbeddingsServiceServicer):
         return self.script.run_stream("embed_tokens", request, context)
 
     def EmbedStream(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        return _unset(request_iterator, context)
+        return self.script.run_stream("embed_stream", request_iterator, context)
 
     def LookupEmbeddings(self, request: Any, context: Any) -> Any:  # noqa: N802
         return self.script.run("lookup", request, context)

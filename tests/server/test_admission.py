@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from headstream.server.admission import Admission
@@ -64,3 +66,51 @@ def test_a_failed_request_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert (queue.requests, queue.tokens) == (0, 0)
+
+
+async def enter(
+    queue: Admission, num_tokens: int, entered: list[int], leave: asyncio.Event
+) -> None:
+    async with queue.wait(num_tokens):
+        entered.append(num_tokens)
+        await leave.wait()
+
+
+async def test_bulk_streams_take_half_of_the_queue_and_wait_in_order() -> None:
+    queue, entered, leave = make(max_requests=4, max_tokens=20), list[int](), asyncio.Event()
+    tasks = [asyncio.create_task(enter(queue, n, entered, leave)) for n in (6, 7, 1, 3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert entered == [6], "7 more would be 13 of 10; who comes later does not overtake"
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (entered, queue.requests, queue.tokens) == ([6, 1], 2, 7), "3 would be a third request"
+    with queue.enter(2) as tickets:
+        queue.charge(tickets, [6, 7])
+        assert queue.tokens == 20
+        leave.set()
+        await asyncio.sleep(0.01)
+        assert entered == [6, 1], "others have taken half"
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert entered == [6, 1, 3]
+    assert (queue.requests, queue.tokens, len(queue._outside)) == (0, 0, 0)
+
+
+async def test_who_finds_nobody_is_let_in_however_large() -> None:
+    queue = make(max_requests=1)
+    async with queue.wait(1000):
+        assert (queue.requests, queue.tokens) == (1, 1000)
+    assert (queue.requests, queue.tokens) == (0, 0)
+
+
+async def test_a_place_given_to_who_is_cancelled_meanwhile_is_free_again() -> None:
+    queue, entered = make(), list[int]()
+    async with queue.wait(1):
+        task = asyncio.create_task(enter(queue, 2, entered, asyncio.Event()))
+        await asyncio.sleep(0)
+    assert queue.tokens == 2
+    task.cancel()  # before it has run
+    await asyncio.gather(task, return_exceptions=True)
+    assert (entered, queue.requests, queue.tokens) == ([], 0, 0)

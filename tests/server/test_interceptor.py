@@ -47,12 +47,6 @@ async def test_what_is_not_served(running: Running, method: str) -> None:
     assert method in message
 
 
-async def test_what_is_not_served_both_ways(running: Running) -> None:
-    make: Any = running.channel.stream_stream("/headstream.v1.EmbeddingsService/EmbedStream")
-    code, _, reason = await failure(make(iter([b""])))
-    assert (code, reason) == (Code.UNIMPLEMENTED, "NOT_SERVED")
-
-
 async def test_unknown_methods_are_one_series(running: Running) -> None:
     for name in ("A", "B"):
         call: Any = running.channel.unary_unary(f"/headstream.v1.LogitsService/{name}")

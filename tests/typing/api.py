@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -12,6 +12,7 @@ from headstream.client import (
     AsyncBranch,
     AsyncClient,
     AsyncDecoding,
+    AsyncEmbedStream,
     AsyncGeneration,
     Branch,
     Client,
@@ -19,6 +20,8 @@ from headstream.client import (
     Decoding,
     EmbedError,
     EmbedResult,
+    EmbedStream,
+    FailedItem,
     Fingerprint,
     Generation,
     HeadstreamError,
@@ -206,3 +209,24 @@ async def asynchronous() -> None:
         assert_type(await client.score("a"), TextScores)
         assert_type(await client.score(["a", "b"]), list[TextScores])
         assert_type(await client.models(), list[ModelInfo])
+
+
+def embedding_many(client: Client) -> None:
+    stream = client.embed_stream(open("texts.txt"), model="m", look_ahead=9, pooling="last")  # noqa: SIM115, PTH123
+    assert_type(stream, EmbedStream[int])
+    for number, vector in stream:
+        assert_type(number, int)
+        assert_type(vector, Array | FailedItem)
+    named = client.embed_stream(((name, "text") for name in str(1)), timeout=5.0)
+    assert_type(named, EmbedStream[str])
+    assert_type(named.unanswered, list[str])
+    assert_type(named.fingerprint, Fingerprint | None)
+    assert_type(client.embed_stream([[1, 2], [3]]), EmbedStream[int])
+
+
+async def embedding_many_async(client: AsyncClient, texts: AsyncIterator[str]) -> None:
+    assert_type(client.embed_stream(texts), AsyncEmbedStream[int])
+    async with client.embed_stream([(str(1), "text")], dimensions=3) as stream:
+        async for name, vector in stream:
+            assert_type(name, str)
+            assert_type(vector, Array | FailedItem)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from headstream.client._async_client import AsyncClient
 from headstream.client._async_decoding import AsyncBranch, AsyncDecoding
+from headstream.client._async_embed_stream import AsyncEmbedStream
 from headstream.client._channel import Tls
 from headstream.client._client import Client
 from headstream.client._continuation import Continuation
 from headstream.client._decoding import Branch, Decoding
+from headstream.client._embed_requests import EmbedOptions
+from headstream.client._embed_stream import EmbedStream
 from headstream.client._errors import (
     Aborted,
     Cancelled,
@@ -54,6 +57,7 @@ __all__ = [
     "AsyncBranch",
     "AsyncClient",
     "AsyncDecoding",
+    "AsyncEmbedStream",
     "AsyncGeneration",
     "Branch",
     "Cancelled",
@@ -62,7 +66,9 @@ __all__ = [
     "DeadlineExceeded",
     "Decoding",
     "EmbedError",
+    "EmbedOptions",
     "EmbedResult",
+    "EmbedStream",
     "EmbeddingChoices",
     "EmbeddingDefaults",
     "ErrorDetails",

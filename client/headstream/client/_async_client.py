@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, Unpack, overload
 from headstream.client import _embed_requests, _replies, _requests, _text_embedding
 from headstream.client._async_connection import AsyncConnection
 from headstream.client._async_decoding import AsyncDecoding
+from headstream.client._async_embed_stream import AsyncEmbedStreaming
 from headstream.client._base import BaseClient
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._generation import AsyncGeneration
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class AsyncClient(BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecoding[TopLogits]]):
+class AsyncClient(
+    AsyncEmbedStreaming,
+    BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecoding[TopLogits]],
+):
     """`Client` for asyncio; make it inside the running loop, where its tasks may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.

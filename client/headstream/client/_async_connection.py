@@ -91,6 +91,19 @@ class AsyncConnection:
         seconds = self._target.stream_timeout if timeout is None else timeout
         return self.logits.Decode(timeout=seconds, metadata=self._target.metadata)
 
+    async def embed_stream(
+        self, timeout: float | None
+    ) -> grpc.aio.StreamStreamCall[
+        embeddings_pb.EmbedStreamRequest, embeddings_pb.EmbedStreamResponse
+    ]:
+        """Begin to embed any number of texts. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        await self.connect()
+        return self.embeddings.EmbedStream(timeout=timeout, metadata=self._target.metadata)
+
     async def embed_tokens(
         self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None
     ) -> TokenEmbeddings:

@@ -9,6 +9,7 @@ from headstream.client._base import BaseClient
 from headstream.client._connection import Connection
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._decoding import Decoding
+from headstream.client._embed_stream import EmbedStreaming
 from headstream.client._generation import Generation
 from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class Client(BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
+class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
     """A connection to a Headstream server, or to several behind one name. Threads may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.

@@ -100,6 +100,18 @@ class Connection:
         seconds = self._target.stream_timeout if timeout is None else timeout
         return self.logits.Decode(moves, timeout=seconds, metadata=self._target.metadata)
 
+    def embed_stream(
+        self, messages: Iterator[embeddings_pb.EmbedStreamRequest], timeout: float | None
+    ) -> SyncCall[embeddings_pb.EmbedStreamResponse]:
+        """Begin to embed any number of texts. Reading it raises gRPC's own errors.
+
+        Raises:
+            Unavailable: There is no healthy server.
+        """
+        self._connect()
+        metadata = self._target.metadata
+        return self.embeddings.EmbedStream(messages, timeout=timeout, metadata=metadata)
+
     def embed_tokens(
         self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None
     ) -> TokenEmbeddings:

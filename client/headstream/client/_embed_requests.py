@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 from headstream.client._requests import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import tensor_pb2
 from headstream.v1 import types_pb2 as types_pb
 
 if TYPE_CHECKING:
@@ -112,6 +113,24 @@ def embed_input(text: Text, spans: Spans = ()) -> embeddings_pb.EmbedInput:
         input=text_input(text),
         spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
     )
+
+
+def stream_opening(
+    texts: object, options: embeddings_pb.EmbedOptions, look_ahead: int, *, model: str
+) -> embeddings_pb.EmbedStreamRequest:
+    """The first message of a stream of texts.
+
+    Raises:
+        TypeError: The texts are a single string.
+        ValueError: `look_ahead` is below 1, or the vectors would need a scale each.
+    """
+    if isinstance(texts, str):
+        raise TypeError("embed_stream takes several texts, not a string")
+    if look_ahead < 1:
+        raise ValueError(f"look_ahead {look_ahead} is below 1")
+    if options.dtype == tensor_pb2.DATA_TYPE_INT8:
+        raise ValueError("dtype int8 needs a scale beside each vector, which embed_each gives")
+    return embeddings_pb.EmbedStreamRequest(model=model, options=options)
 
 
 def embed_spans(

@@ -161,6 +161,7 @@ def _limits(message: model_pb.Limits) -> results.Limits:
         max_queued_tokens=message.max_queued_tokens,
         max_branches=message.max_branches,
         max_continuations=max(1, message.max_continuations),
+        max_stream_items=message.max_stream_items,
         max_session_tokens=message.max_session_tokens,
         max_all_session_tokens=message.max_all_session_tokens,
         session_idle_seconds=message.session_idle_seconds,

@@ -169,6 +169,7 @@ class Limits:
     session_idle_seconds: float = 0.0  # without a move, until a session is ended
     session_seconds: float = 0.0  # until it is ended in any case
     max_continuations: int = 1  # `n` of one `generate`
+    max_stream_items: int = 0  # of one `embed_stream` that the server works on at once
 
 
 @dataclass(frozen=True, slots=True)

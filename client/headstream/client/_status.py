@@ -71,9 +71,9 @@ def from_call(call: FailedCall, index: int | None = None) -> errors.RpcError:
     return _BY_CODE.get(details.code, errors.RpcError)(details)
 
 
-def unfinished(index: int) -> errors.StreamBroken:
-    """The error for a stream that ended well in gRPC's eyes, but without its end event."""
-    details = errors.ErrorDetails(code="OK", message="the stream ended without its end event")
+def unfinished(index: int, without: str = "its end event") -> errors.StreamBroken:
+    """The error for a stream that ended well in gRPC's eyes, but without what ends it."""
+    details = errors.ErrorDetails(code="OK", message=f"the stream ended without {without}")
     return errors.StreamBroken(details, index)
 
 

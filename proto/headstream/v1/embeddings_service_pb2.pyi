@@ -539,8 +539,33 @@ class EmbedTokensEnd(google.protobuf.message.Message):
 Global___EmbedTokensEnd: typing_extensions.TypeAlias = EmbedTokensEnd
 
 @typing.final
+class EmbedStreamItem(google.protobuf.message.Message):
+    """One of many texts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ITEM_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The client's number of the item, repeated in its answer. The server does not compare them."""
+    @property
+    def item(self) -> Global___EmbedInput:
+        """The item."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        item: Global___EmbedInput | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["item", b"item"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "item", b"item"]) -> None: ...
+
+Global___EmbedStreamItem: typing_extensions.TypeAlias = EmbedStreamItem
+
+@typing.final
 class EmbedStreamRequest(google.protobuf.message.Message):
-    """The first message carries the options, and may carry an item; the others carry items."""
+    """The first message says how vectors are made, and may carry items; the others carry items alone."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -548,17 +573,24 @@ class EmbedStreamRequest(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     ID_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model, in the first message. Empty: the server's first."""
     id: builtins.int
-    """The client's number of the item, repeated in its answer."""
+    """Never taken by a server: see `items`."""
     @property
     def options(self) -> Global___EmbedOptions:
         """How vectors are made, in the first message."""
 
     @property
     def item(self) -> Global___EmbedInput:
-        """The item."""
+        """Never taken by a server: see `items`."""
+
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedStreamItem]:
+        """At most 1024. Many in a message cost less than one by one. The server reads on while less than
+        its `max_stream_items` are unanswered; what more is sent waits.
+        """
 
     def __init__(
         self,
@@ -567,30 +599,61 @@ class EmbedStreamRequest(google.protobuf.message.Message):
         options: Global___EmbedOptions | None = ...,
         id: builtins.int = ...,
         item: Global___EmbedInput | None = ...,
+        items: collections.abc.Iterable[Global___EmbedStreamItem] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["item", b"item", "options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id", "item", b"item", "model", b"model", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "item", b"item", "items", b"items", "model", b"model", "options", b"options"]) -> None: ...
 
 Global___EmbedStreamRequest: typing_extensions.TypeAlias = EmbedStreamRequest
 
 @typing.final
+class EmbedStreamAnswer(google.protobuf.message.Message):
+    """The answer to one item."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The client's number of the item."""
+    @property
+    def result(self) -> Global___EmbedResult:
+        """Its vectors or its error. Errors name fields from `item` on, such as `item.input.text`."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        result: Global___EmbedResult | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "result", b"result"]) -> None: ...
+
+Global___EmbedStreamAnswer: typing_extensions.TypeAlias = EmbedStreamAnswer
+
+@typing.final
 class EmbedStreamResponse(google.protobuf.message.Message):
-    """The answer to one item. Answers may come in any order."""
+    """Some answers, in any order. A stream that ends well has answered every item."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ID_FIELD_NUMBER: builtins.int
     RESULT_FIELD_NUMBER: builtins.int
     FINGERPRINT_FIELD_NUMBER: builtins.int
+    ANSWERS_FIELD_NUMBER: builtins.int
     id: builtins.int
-    """The client's number of the item."""
+    """Never sent by a server: see `answers`."""
     @property
     def result(self) -> Global___EmbedResult:
-        """Its vectors or its error."""
+        """Never sent by a server: see `answers`."""
 
     @property
     def fingerprint(self) -> headstream.v1.types_pb2.ModelFingerprint:
-        """In the first answer: which numbers these are."""
+        """In the first message: which numbers these are."""
+
+    @property
+    def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedStreamAnswer]:
+        """At least one; together at most 1 MiB of tensors, or a single answer."""
 
     def __init__(
         self,
@@ -598,9 +661,10 @@ class EmbedStreamResponse(google.protobuf.message.Message):
         id: builtins.int = ...,
         result: Global___EmbedResult | None = ...,
         fingerprint: headstream.v1.types_pb2.ModelFingerprint | None = ...,
+        answers: collections.abc.Iterable[Global___EmbedStreamAnswer] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "result", b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "id", b"id", "result", b"result"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "fingerprint", b"fingerprint", "id", b"id", "result", b"result"]) -> None: ...
 
 Global___EmbedStreamResponse: typing_extensions.TypeAlias = EmbedStreamResponse
 

@@ -346,6 +346,7 @@ class Limits(google.protobuf.message.Message):
     SESSION_IDLE_SECONDS_FIELD_NUMBER: builtins.int
     SESSION_SECONDS_FIELD_NUMBER: builtins.int
     MAX_CONTINUATIONS_FIELD_NUMBER: builtins.int
+    MAX_STREAM_ITEMS_FIELD_NUMBER: builtins.int
     max_model_tokens: builtins.int
     """Tokens of a sequence, generated ones included."""
     max_text_bytes: builtins.int
@@ -369,11 +370,13 @@ class Limits(google.protobuf.message.Message):
     max_all_session_tokens: builtins.int
     """The same, of all sessions together."""
     session_idle_seconds: builtins.float
-    """Seconds without a move after which a session ends."""
+    """Seconds without a move after which a session ends, or without an item an EmbedStream call."""
     session_seconds: builtins.float
     """Seconds after which a session ends in any case."""
     max_continuations: builtins.int
     """Continuations of one Generate request."""
+    max_stream_items: builtins.int
+    """Items of one EmbedStream call that the server works on at once; it reads no further meanwhile."""
     def __init__(
         self,
         *,
@@ -391,8 +394,9 @@ class Limits(google.protobuf.message.Message):
         session_idle_seconds: builtins.float = ...,
         session_seconds: builtins.float = ...,
         max_continuations: builtins.int = ...,
+        max_stream_items: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

@@ -3,12 +3,17 @@
 Under overload a bounded queue serves at full capacity, while an unbounded one works only for
 callers whose deadlines have passed. The rest is refused at once. A request that finds nobody
 waiting is always let in, however large.
+
+Bulk streams wait for their turn instead, and take half of the queue at most: the other half stays
+for those who would be refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 from headstream.server.errors import QueueFull
 
@@ -32,6 +37,7 @@ class Ticket:
             self._waiting = False
             self._queue.requests -= 1
             self._queue.tokens -= self._tokens
+            self._queue.let_in()
 
 
 class Admission:
@@ -43,6 +49,7 @@ class Admission:
         self.requests = 0
         self.tokens = 0
         self._retry_after_s = retry_after_s
+        self._outside: deque[tuple[asyncio.Future[Ticket], int]] = deque()  # and their tokens
 
     @contextmanager
     def enter(self, num_sequences: int = 1) -> Generator[list[Ticket]]:
@@ -71,6 +78,43 @@ class Admission:
             raise self._full("tokens", self.tokens, self.max_tokens)
         for ticket, count in zip(tickets, num_tokens, strict=True):
             ticket.charge(count)
+
+    @asynccontextmanager
+    async def wait(self, num_tokens: int) -> AsyncGenerator[Ticket]:
+        """A place for one sequence of a bulk stream, as soon as there is one; in order of arrival.
+
+        The sequence brings so many tokens, which count from then on.
+        """
+        place: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        self._outside.append((place, num_tokens))
+        self.let_in()
+        try:
+            yield await place
+        finally:
+            if place.cancelled():
+                self.let_in()  # those behind it
+            else:
+                place.result().release()
+
+    def let_in(self) -> None:
+        """Give places to those who wait for them, while there are some."""
+        while self._outside:
+            place, num_tokens = self._outside[0]
+            if not place.done():  # otherwise nobody waits for it any more
+                if not self._has_room(num_tokens):
+                    return
+                self.requests += 1
+                ticket = Ticket(self)
+                ticket.charge(num_tokens)
+                place.set_result(ticket)
+            self._outside.popleft()
+
+    def _has_room(self, num_tokens: int) -> bool:
+        """Whether a sequence of a bulk stream may enter."""
+        return not self.requests or (
+            self.requests < self.max_requests // 2
+            and self.tokens + num_tokens <= self.max_tokens // 2
+        )
 
     def _full(self, unit: str, waiting: int, limit: int) -> QueueFull:
         message = f"{waiting} {unit} are waiting; the limit is {limit}; try again later"

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     """Bytes of one text. Default: 8 for each token of the longest sequence."""
     max_inputs: Count = 64
     """Texts of one Embed or Score request."""
+    max_stream_items: Count | None = None
+    """Texts of one EmbedStream call that are read and not answered yet; no more are read meanwhile.
+    Default: 2 x `max_num_seqs`."""
     max_new_tokens: Count = 4096
     """Generated tokens of one continuation."""
     max_continuations: Count = 16
@@ -123,7 +126,8 @@ class Settings(BaseSettings):
     stream_deadline: Seconds = 300.0
     """Seconds for a stream that brings no deadline."""
     session_idle: Seconds = 300.0
-    """Seconds without a move after which a Decode session is ended."""
+    """Seconds without a move after which a Decode session is ended, or without a text after which
+    an EmbedStream call is."""
     session_deadline: Seconds = 3600.0
     """Seconds after which a Decode session is ended in any case."""
     stalled_stream: Seconds = 30.0

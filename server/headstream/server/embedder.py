@@ -1,4 +1,4 @@
-"""The texts of one Embed request: tokenized, then run together; a bad one fails alone."""
+"""Texts to embed: tokenized, then run together or one by one; a bad one fails alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from headstream.model.outputs import Outputs, PoolSpec
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.stream import WireTensor
-from headstream.server.errors import EngineFault, InvalidRequest
+from headstream.server.errors import (
+    EngineFault,
+    EngineUnavailable,
+    InvalidRequest,
+    ServiceError,
+)
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
 from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.status import public_message
 from headstream.server.together import gather
+from headstream.server.wire.budget import check_message
 from headstream.server.wire.embed import VectorOptions
 from headstream.server.wire.inputs import (
     ParsedInput,
@@ -41,7 +48,7 @@ class _Item:
 
 
 class Embedder:
-    """Makes the vectors of one request."""
+    """Makes the vectors of one call."""
 
     def __init__(self, model: LoadedModel, metrics: Metrics, options: VectorOptions) -> None:
         self._model = model
@@ -66,6 +73,25 @@ class Embedder:
             return [
                 next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
             ]
+
+    async def answer(self, field: str, message: pb.EmbedInput) -> pb.EmbedResult:
+        """The result of one item of many, which waits for its place in the queue.
+
+        Raises:
+            EngineUnavailable: No item can be answered any more.
+        """
+        num_bytes = max(1, len(message.spans)) * self._options.vector_bytes
+        try:
+            check_message(num_bytes, self._model.limits, f"{field}.spans: their vectors")
+            item = await self._prepare(field, message)
+            if isinstance(item, InvalidRequest):
+                return _to_error(item)
+            async with self._model.queue.wait(len(item.tokens)) as ticket:
+                return await self._run(ticket, item)
+        except EngineUnavailable:
+            raise
+        except ServiceError as error:
+            return _to_error(error)
 
     async def _prepare(self, field: str, message: pb.EmbedInput) -> _Item | InvalidRequest:
         """The item, or why it cannot be embedded; the others do not suffer from it."""
@@ -129,7 +155,8 @@ class Embedder:
         return pb.EmbedResult(embedding=embedding)
 
 
-def _to_error(error: InvalidRequest) -> pb.EmbedResult:
+def _to_error(error: ServiceError) -> pb.EmbedResult:
     code: int = error.code.value[0]
-    item = pb.ItemError(code=code, message=error.message, reason=error.reason)
+    message = public_message(error, current_call().request_id)
+    item = pb.ItemError(code=code, message=message, reason=error.reason)
     return pb.EmbedResult(error=item)

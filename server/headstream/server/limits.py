@@ -10,7 +10,7 @@ from headstream.server.engine.messages import Ready
 BYTES_PER_TOKEN = 8
 """Bytes of text allowed per token of context: real tokens average about four."""
 
-STEP_TOKENS = {"cpu": 512, "cuda": 8192}
+STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Tokens of a step where the settings do not say."""
 
 
@@ -24,6 +24,7 @@ class Limits:
     n_layers: int
     max_text_bytes: int
     max_inputs: int
+    max_stream_items: int
     max_new_tokens: int
     max_top_k: int
     max_reply_bytes: int
@@ -52,6 +53,7 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         n_layers=ready.n_layers,
         max_text_bytes=settings.max_text_bytes or BYTES_PER_TOKEN * longest,
         max_inputs=settings.max_inputs,
+        max_stream_items=settings.max_stream_items or 2 * settings.max_num_seqs,
         max_new_tokens=min(settings.max_new_tokens, longest - 1) if ready.unembeds else 0,
         max_top_k=min(settings.max_top_k, ready.d_vocab),
         max_reply_bytes=settings.max_reply_bytes,

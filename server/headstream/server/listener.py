@@ -104,7 +104,7 @@ def make_server(
         logits(models, metrics, settings.session_idle), server
     )
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
-        embeddings(models, metrics), server
+        embeddings(models, metrics, settings.session_idle), server
     )
     internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(

@@ -49,6 +49,9 @@ class Metrics:
             "aborts", "Sequences left before the engine was done.", ("model", "reason")
         )
         self.reply_bytes = counter("reply_bytes", "Bytes of tensors sent.", ("model", "kind"))
+        self.stream_items = gauge(
+            "stream_items", "Items of EmbedStream calls that were read and are not answered yet."
+        )
         # Sequences
         self.input_tokens = counter("input_tokens", "Tokens read.")
         self.output_tokens = counter("output_tokens", "Tokens generated.")

@@ -107,7 +107,6 @@ async def test_get_model(running: Running) -> None:
         "headstream.v1.ModelService/GetModel",
     } <= served
     assert unserved == {
-        "headstream.v1.EmbeddingsService/EmbedStream",
         "headstream.v1.InternalsService/Trace",
         "headstream.v1.InternalsService/Attention",
         "headstream.v1.InternalsService/LogitLens",

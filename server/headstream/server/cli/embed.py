@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that `--help` is quick
-"""`headstream embed`: vectors of texts, or of their tokens."""
+"""`headstream embed`: vectors of texts, of their tokens, or of every line of a file."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from headstream.server.cli.connect import DEFAULT_ADDRESS, Address, Ca, Model, Token, connected
+from headstream.server.cli.embed_file import embed_file, is_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from headstream.client import Client, EmbedResult, TextEmbedding
+    from headstream.client import Client, EmbedOptions, EmbedResult, TextEmbedding
 
 Pooling: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 
 
 def embed(
-    texts: Annotated[list[str], typer.Argument(help="Texts.")],
+    texts: Annotated[
+        list[str], typer.Argument(help="Texts; or a file with a text a line, with -o.")
+    ],
     *,
     address: Address = DEFAULT_ADDRESS,
     model: Model = "",
@@ -44,14 +47,18 @@ def embed(
         bool, typer.Option("--truncate", help="Cut texts that are too long, and say so.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the vectors as .npy.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write the vectors as .npy; of a file also .parquet."),
     ] = None,
     tls_ca: Ca = None,
     token: Token = None,
     tokens: Annotated[bool, typer.Option(help="A vector per token instead of per text.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Turn texts into vectors, and show how near they are to each other."""
+    """Turn texts into vectors, and show how near they are to each other.
+
+    With -o, the name of a file stands for its lines. A run that was cut goes on where it was.
+    """
     layers = layer or [-1]
     if tokens and len(texts) != 1:
         raise typer.BadParameter("--tokens takes one text")
@@ -63,21 +70,30 @@ def embed(
         raise typer.BadParameter("--dimensions, --dtype and --truncate do not go with --tokens")
     if not tokens and len(layers) != 1:
         raise typer.BadParameter("several layers go with --tokens")
+    options: EmbedOptions = {
+        "layer": layers[0],
+        "pooling": pooling,
+        "prompt": prompt,
+        "prompt_name": prompt_name,
+        "dimensions": dimensions,
+        "dtype": dtype,
+        "truncate": truncate,
+    }
+    whole_file = output is not None and len(texts) == 1 and not tokens and is_file(texts[0])
+    if whole_file and as_json:
+        raise typer.BadParameter("--json does not go with a file")
+    if not whole_file and output is not None and output.suffix == ".parquet":
+        raise typer.BadParameter(
+            "the vectors of a file of texts are written as .parquet, no others"
+        )
     with connected(address, tls_ca, token) as client:
+        if whole_file and output is not None:
+            embed_file(client, Path(texts[0]), output, model, options)
+            return
         if tokens:
             vectors = _tokens(client, texts[0], model, layers, as_json=as_json)
         else:
-            results = client.embed_each(
-                texts,
-                model=model,
-                layer=layers[0],
-                pooling=pooling,
-                prompt=prompt,
-                prompt_name=prompt_name,
-                dimensions=dimensions,
-                dtype=dtype,
-                truncate=truncate,
-            )
+            results = client.embed_each(texts, model=model, **options)
             vectors = _show_texts(texts, results, as_json=as_json)
     if output is not None:
         import numpy as np

@@ -1,4 +1,4 @@
-"""EmbeddingsService. EmbedStream is part of the contract and not served here yet."""
+"""EmbeddingsService: contextual vectors of texts and tokens, and static ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from contextlib import aclosing
 from headstream.model.outputs import Outputs, RowsSpec
 from headstream.server.call import current_call
 from headstream.server.context import Context
+from headstream.server.embed_stream import EmbedStream
 from headstream.server.embedder import Embedder
+from headstream.server.first_request import first_request
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models
 from headstream.server.sequence_run import run_sequence, tokenize
@@ -27,9 +29,11 @@ from headstream.v1 import embeddings_service_pb2_grpc, types_pb2
 class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
     """Contextual and static embeddings."""
 
-    def __init__(self, models: Models, metrics: Metrics) -> None:
+    def __init__(self, models: Models, metrics: Metrics, session_idle: float) -> None:
+        """``session_idle``: seconds that an EmbedStream call may be open without an item."""
         self._models = models
         self._metrics = metrics
+        self._session_idle = session_idle
 
     async def Embed(  # noqa: N802 - named by the contract
         self,
@@ -102,6 +106,23 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
                             yield reply
                 end = pb.EmbedTokensEnd(usage=call.usage(), timings=call.timings())
                 yield pb.EmbedTokensResponse(end=end)
+
+    async def EmbedStream(  # noqa: N802 - named by the contract
+        self,
+        request_iterator: AsyncIterator[pb.EmbedStreamRequest],
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.EmbedStreamResponse]:
+        """Any number of texts; their vectors in any order, and an error for each bad one."""
+        first = await first_request(request_iterator, self._session_idle, "item")
+        if first is None:
+            return
+        model = self._models.get(first.model)
+        options = parse_options("options", first.options, model.limits, model.ready.embedding)
+        embedder = Embedder(model, self._metrics, options)
+        stream = EmbedStream(model, self._metrics, embedder, self._session_idle)
+        async with aclosing(stream.replies(first, request_iterator)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def LookupEmbeddings(  # noqa: N802 - named by the contract
         self,

@@ -11,7 +11,8 @@ from headstream.server.call import current_call
 from headstream.server.context import Context
 from headstream.server.continuation import continue_prompt
 from headstream.server.decode_session import DecodeSession
-from headstream.server.errors import InvalidRequest, SessionExpired
+from headstream.server.errors import InvalidRequest
+from headstream.server.first_request import first_request
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
 from headstream.server.scorer import Scorer
@@ -92,9 +93,11 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.DecodeResponse]:
         """A session: the client chooses the tokens, the rows behind them come back."""
-        first = await _first_move(request_iterator, self._session_idle)
+        first = await first_request(request_iterator, self._session_idle, "move")
         if first is None:
             return
+        if not first.HasField("open"):
+            raise InvalidRequest("open", "the first move must be open")
         model = self._models.get_for_logits(first.open.model, "Decode")
         opened = parse_open(first, model.limits)
         with model.queue.enter() as tickets:
@@ -105,28 +108,6 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
             async with aclosing(session.replies(tokens.ids, request_iterator)) as replies:
                 async for reply in replies:
                     yield reply
-
-
-async def _first_move(
-    requests: AsyncIterator[pb.DecodeRequest], idle_seconds: float
-) -> pb.DecodeRequest | None:
-    """The move that opens a session; None: the client wants none after all.
-
-    Raises:
-        InvalidRequest: It is another move.
-        SessionExpired: It does not come.
-    """
-    timer = asyncio.timeout(idle_seconds)
-    try:
-        async with timer:
-            request = await anext(requests, None)
-    except TimeoutError:
-        if timer.expired():
-            raise SessionExpired(f"no move for {idle_seconds:g} s") from None
-        raise
-    if request is not None and not request.HasField("open"):
-        raise InvalidRequest("open", "the first move must be open")
-    return request
 
 
 async def _checked(constraint: Constraint) -> str:

@@ -113,4 +113,5 @@ def _to_limits(limits: Limits) -> pb.Limits:
         session_idle_seconds=limits.session_idle_seconds,
         session_seconds=limits.session_seconds,
         max_continuations=limits.max_continuations,
+        max_stream_items=limits.max_stream_items,
     )

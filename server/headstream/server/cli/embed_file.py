@@ -1,0 +1,122 @@
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs, so that `--help` is quick
+"""`headstream embed FILE -o OUTPUT`: the vectors of every line of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from headstream.server.cli.part_file import PartFile
+from headstream.server.cli.vector_file import check_output, write_vectors
+
+if TYPE_CHECKING:
+    from headstream.client import Client, EmbedOptions
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the name of a file."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or none
+        return False
+
+
+def embed_file(
+    client: Client, source: Path, output: Path, model: str, options: EmbedOptions
+) -> None:
+    """Write the vectors of all lines. A run that was cut goes on where it was.
+
+    Raises:
+        ValueError: The output cannot be written, or is being made by a run that differs.
+        typer.Exit: With 1, at the end, if there are lines without a vector.
+    """
+    check_output(output)
+    digest, num_lines = _look_at(source)
+    served = client.model(model)
+    run = {
+        "lines of": digest,
+        "model": served.name,
+        "fingerprint": dataclasses.asdict(served.fingerprint),
+        "options": dict(options),
+    }
+    with PartFile(output.with_name(output.name + ".part"), run, num_lines) as part:
+        if done := sum(part.done):
+            typer.echo(f"going on: {done} of {num_lines} lines are done", err=True)
+        try:
+            _run(client, source, part, served.name, options)
+        except Exception:
+            typer.echo("hint: the same command goes on where this one ended", err=True)
+            raise
+        num_errors = len(part.errors())
+        write_vectors(part, output)
+    typer.echo(f"{output}: {num_lines} lines", err=True)
+    if num_errors:
+        told = f"{num_errors} of them have no vector: see {output}.errors.jsonl"
+        typer.echo(told, err=True)
+        raise typer.Exit(1)
+
+
+def _run(client: Client, source: Path, part: PartFile, model: str, options: EmbedOptions) -> None:
+    """Embed the lines that are not done yet."""
+    from headstream.client import FailedItem
+
+    fingerprint = client.model(model).fingerprint
+    texts = ((line, text) for line, text in _lines(source) if not part.done[line])
+    with _bar(part) as advance, client.embed_stream(texts, model=model, **options) as stream:
+        for line, vector in stream:
+            if stream.fingerprint != fingerprint:
+                raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")
+            if isinstance(vector, FailedItem):
+                part.add_error(line, vector.reason, vector.message)
+            else:
+                part.add_vector(line, vector.dtype.str, list(vector.shape), vector.tobytes())
+            advance()
+
+
+def _lines(source: Path) -> Iterator[tuple[int, str]]:
+    """Number and text. Bytes that are not UTF-8 become what no message takes: that line fails."""
+    with source.open("rb") as file:
+        for number, line in enumerate(file):
+            yield number, line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
+
+
+def _look_at(source: Path) -> tuple[str, int]:
+    """SHA-256 and number of lines."""
+    digest, count = hashlib.sha256(), 0
+    with source.open("rb") as file:
+        for line in file:
+            digest.update(line)
+            count += 1
+    return digest.hexdigest(), count
+
+
+@contextmanager
+def _bar(part: PartFile) -> Generator[Callable[[], None]]:
+    """A progress bar where stderr is a terminal; call what it gives for every line."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28, complete_style="cyan", finished_style="green"),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("lines", total=len(part.done), completed=sum(part.done))
+        yield lambda: bar.advance(task)

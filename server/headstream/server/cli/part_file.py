@@ -1,0 +1,129 @@
+"""What a run that embeds a file has done so far, so that another can go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_HEAD = struct.Struct("<QIB")  # line, bytes that follow, what they are
+_VECTOR, _ERROR, _FORMAT = 0, 1, 2
+
+
+class PartFile:
+    """A line of JSON that tells what is run, then a record for each line of text that is done.
+
+    Records are appended as answers come, in any order. A run that was cut leaves a broken record
+    at the end at worst, which the next one cuts off.
+
+    Raises:
+        ValueError: It belongs to another run, or another process is writing it.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any], num_lines: int) -> None:
+        self.path = path
+        self.done = bytearray(num_lines)  # 1 for each line that is
+        self.format: tuple[str, list[int]] | None = None  # dtype and shape of a vector
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin(run)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"{path}: another process is writing it") from None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, run: Mapping[str, Any]) -> None:
+        """Take up what is there."""
+        self._file.seek(0)
+        first = self._file.readline()
+        if not first.endswith(b"\n"):  # it is new, or was cut before anything was done
+            self._file.truncate(0)
+            self._file.write(json.dumps(run).encode() + b"\n")
+            self._start = self._file.tell()
+            return
+        self._start = self._file.tell()
+        try:
+            found = json.loads(first)
+        except ValueError:
+            raise ValueError(f"{self.path} is no part file") from None
+        self._compare(found, run)
+        end = self._start
+        for line, kind, payload in self._records():
+            end += _HEAD.size + len(payload)
+            if kind == _FORMAT:
+                self.format = tuple(json.loads(payload))
+            else:
+                self.done[line] = 1
+        self._file.truncate(end)
+
+    def _compare(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        other = [name for name in {**found, **run} if found.get(name) != run.get(name)]
+        if other:
+            what = "; ".join(f"{name}: {found.get(name)}, now {run.get(name)}" for name in other)
+            raise ValueError(
+                f"{self.path} belongs to a run that was not finished and differs in {what}: "
+                "finish that one, or delete the file"
+            )
+
+    def add_vector(self, line: int, dtype: str, shape: list[int], data: bytes) -> None:
+        """A vector as row-major bytes.
+
+        Raises:
+            ValueError: It is of another kind than those before it.
+        """
+        if self.format is None:
+            self.format = (dtype, shape)
+            self._write(line, _FORMAT, json.dumps(self.format).encode())
+        if self.format != (dtype, shape):
+            raise ValueError(f"line {line}: a vector of {dtype} {shape} behind {self.format}")
+        self._write(line, _VECTOR, data)
+        self.done[line] = 1
+
+    def add_error(self, line: int, reason: str, message: str) -> None:
+        """Why a line has no vector."""
+        self._write(line, _ERROR, json.dumps([reason, message]).encode())
+        self.done[line] = 1
+
+    def vectors(self) -> Iterator[tuple[int, bytes]]:
+        """Line and bytes of every vector, in no order."""
+        return ((line, data) for line, kind, data in self._records() if kind == _VECTOR)
+
+    def errors(self) -> dict[int, tuple[str, str]]:
+        """Reason and message of every line that has no vector, in the order of lines."""
+        found = {
+            line: tuple(json.loads(data)) for line, kind, data in self._records() if kind == _ERROR
+        }
+        return dict(sorted(found.items()))
+
+    def _write(self, line: int, kind: int, payload: bytes) -> None:
+        self._file.write(_HEAD.pack(line, len(payload), kind) + payload)
+
+    def _records(self) -> Iterator[tuple[int, int, bytes]]:
+        """All whole records: line, kind and payload."""
+        self._file.flush()
+        with self.path.open("rb") as file:
+            file.seek(self._start)
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                line, size, kind = _HEAD.unpack(head)
+                payload = file.read(size)
+                if len(payload) < size:
+                    return
+                yield line, kind, payload
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
