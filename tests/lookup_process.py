@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Lookup:
     process: subprocess.Popen[str]
     address: str
     channel: grpc.Channel
+    ids: set[str] = field(default_factory=set[str])  # of the documents added
 
     @property
     def stub(self) -> Any:
@@ -35,13 +36,15 @@ class Lookup:
     def add(
         self, texts: Mapping[str, str], *, words: bool = False, **metadata: str
     ) -> pb.AddDocumentsResponse:
+        self.ids |= texts.keys()
         documents = [pb.Document(id=i, text=text, metadata=metadata) for i, text in texts.items()]
         request = pb.AddDocumentsRequest(documents=documents, words=words)
-        return self.stub.AddDocuments(request, timeout=60)
+        reply: pb.AddDocumentsResponse = self.stub.AddDocuments(request, timeout=60)
+        return reply
 
     def search(self, text: str = "", **fields: Any) -> list[pb.Hit]:
-        query = {"text": text} if text else {}
-        request = pb.SearchRequest(**query, **fields)
+        fields |= {"text": text} if text else {}
+        request = pb.SearchRequest(**fields)
         return list(self.stub.Search(request, timeout=60).hits)
 
     def search_word(
@@ -53,11 +56,13 @@ class Lookup:
         return self.search(word=query, offset_unit=CHAR, **fields)
 
     def delete(self, *ids: str) -> int:
-        reply = self.stub.DeleteDocuments(pb.DeleteDocumentsRequest(ids=ids), timeout=60)
+        request = pb.DeleteDocumentsRequest(ids=ids)
+        reply: pb.DeleteDocumentsResponse = self.stub.DeleteDocuments(request, timeout=60)
         return reply.deleted
 
     def stats(self) -> pb.GetStatsResponse:
-        return self.stub.GetStats(pb.GetStatsRequest(), timeout=60)
+        reply: pb.GetStatsResponse = self.stub.GetStats(pb.GetStatsRequest(), timeout=60)
+        return reply
 
 
 def lookup_command(server: str, store: Path | str, *flags: str) -> list[str]:

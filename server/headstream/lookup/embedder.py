@@ -96,11 +96,13 @@ class Embedder:
     async def query(self, text: str) -> Vectors:
         """The vector [d] of a text to search for. Raises as `read`."""
         prompt = self._prompts.get(self.identity.query_prompt, "")
-        return (await self._vectors(text, (), prompt))[0][0]
+        vectors, _ = await self._vectors(text, (), prompt)
+        return vectors[0, :]
 
     async def word(self, text: str, span: Range) -> Vectors:
         """The vector [d] of a part of a text, made as those of documents. Raises as `read`."""
-        return (await self._vectors(text, (span,), self._document_prompt))[0][0]
+        vectors, _ = await self._vectors(text, (span,), self._document_prompt)
+        return vectors[0, :]
 
     async def _read_window(
         self, text: str, window: chunks.Window, tokens: Sequence[Range]

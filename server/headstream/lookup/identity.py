@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from headstream.client import Fingerprint, ModelInfo
 
@@ -59,8 +60,9 @@ class Identity:
     @classmethod
     def from_json(cls, text: str) -> Identity:
         """From the store."""
-        values = json.loads(text)
-        return cls(**{**values, "fingerprint": Fingerprint(**values["fingerprint"])})
+        values: Any = json.loads(text)
+        values["fingerprint"] = Fingerprint(**values["fingerprint"])
+        return cls(**values)
 
     def _essence(self) -> dict[str, str | int]:
         values: dict[str, str | int] = {name: getattr(self.fingerprint, name) for name in FIELDS}

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import asdict
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from headstream.lookup import requests
 from headstream.lookup.cache import Vectors
@@ -20,7 +21,7 @@ from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import lookup_service_pb2 as pb
 from headstream.v1 import lookup_service_pb2_grpc, types_pb2
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Message, Message]
 
 
 class LookupService(lookup_service_pb2_grpc.LookupServiceServicer):

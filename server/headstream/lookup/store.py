@@ -61,19 +61,15 @@ class Store:
         database = await lancedb.connect_async(
             uri, storage_options=dict(options), read_consistency_interval=interval
         )
-        opened = [
-            await database.create_table(
-                name,
-                schema=tables.schema(name, identity.dimensions, identity.to_json()),
-                exist_ok=True,
-            )
-            for name in (WORDS, CHUNKS)
-        ]
-        for table in opened:
-            kept = (await table.schema()).metadata or {}
+        opened: list[AsyncTable] = []
+        for name in (WORDS, CHUNKS):
+            wanted = tables.schema(name, identity.dimensions, identity.to_json())
+            table = await _open_or_create(database, name, wanted)
+            kept: Any = (await table.schema()).metadata or {}
             difference = Identity.from_json(kept[b"headstream"].decode()).difference(identity)
             if difference:
                 raise ModelChanged(difference)
+            opened.append(table)
         words, chunks = opened
         return cls(chunks, words, identity)
 
@@ -191,3 +187,13 @@ class Store:
     async def _update_indexes(self) -> None:
         for index in self._indexes.values():
             await index.update(self._writing)
+
+
+async def _open_or_create(
+    database: lancedb.AsyncConnection, name: str, schema: pa.Schema
+) -> AsyncTable:
+    """A table as it is kept, or a new one without rows."""
+    try:
+        return await database.open_table(name)
+    except ValueError:  # what LanceDB says of a table that is not there
+        return await database.create_table(name, schema=schema)

@@ -62,7 +62,8 @@ class VectorIndex:
         partitions = await self._find()
         if rows >= MIN_ROWS and rows >= GROWTH * partitions * ROWS_PER_PARTITION:
             await self._make(math.ceil(rows / ROWS_PER_PARTITION))
-        fragments = (await self._table.stats())["fragment_stats"]["num_small_fragments"]
+        stats: Any = await self._table.stats()  # a dictionary, whatever its annotation says
+        fragments = stats["fragment_stats"]["num_small_fragments"]
         due = self._partitions and await self.unindexed() >= max(max_new, rows // 20)
         if due or fragments > MAX_FRAGMENTS:
             async with writing:
