@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from hypothesis import given
@@ -25,7 +26,7 @@ def test_chunks_hold_every_token_and_no_more_than_the_limit(text: str, limit: in
     tokens = tokens_of(text)
     found = chunks.cut(text, tokens, limit)
     assert all(text[start:end] == text[start:end].strip() != "" for start, end in found)
-    assert all(before[1] <= after[0] for before, after in zip(found, found[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))
     for start, end in found:
         assert sum(start <= token[0] < end for token in tokens) <= limit
     held = {i for i in range(len(text)) if any(start <= i < end for start, end in found)}

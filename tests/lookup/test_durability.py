@@ -135,7 +135,7 @@ def test_no_text_is_embedded_twice(lookup: Lookup, minilm: Server) -> None:
     lookup.delete("a", "b", "c")
     assert lookup.add({"d": text}, words=True).cached == 12
     assert embeds() == start + 1
-    reply = lookup.add({name: "Said by all of them." for name in "efgh"})
+    reply = lookup.add(dict.fromkeys("efgh", "Said by all of them."))
     assert (reply.embedded, reply.cached) == (1, 3)
     lookup.search("Who is it?")
     assert embeds() == start + 3

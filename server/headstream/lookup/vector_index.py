@@ -23,7 +23,7 @@ MAX_FRAGMENTS = 64
 GROWTH = 4
 """The index is made anew, with more partitions, at this many times the rows it was made for."""
 ROWS_PER_PARTITION = 400
-PROBED_SHARE = 0.1
+PROBED_SHARE = 0.2
 """Of the partitions, those that a search looks through; more where a filter leaves too few rows."""
 KEPT_VERSIONS = timedelta(minutes=10)
 """Readers of older states of a table have so long to end."""
