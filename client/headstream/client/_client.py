@@ -16,7 +16,6 @@ from headstream.v1 import model_service_pb2 as model_pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
@@ -124,9 +123,9 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
         timeout: float | None = None,
         **options: Unpack[EmbedOptions],
     ) -> list[EmbedResult]:
-        """As `embed`; a bad text is told in its place, and of a good one how it was read.
+        """As `embed`, with what went wrong in its place, scales of int8, and how each was read.
 
-        Scales of int8 vectors come too. `spans` and `unit`: as of `embed_spans`, for each text.
+        `spans` and `unit`: as of `embed_spans`, for each text.
         """
         wanted = _embed_requests.embed_options(**options, unit=unit)
         request = _embed_requests.embed(texts, wanted, model=model, spans=spans)
@@ -281,12 +280,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _generate(self, attempts: Attempts, timeout: float | None) -> Generation:
