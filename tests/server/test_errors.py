@@ -69,7 +69,7 @@ def test_the_drawn_tree_is_the_real_one() -> None:
     drawn = re.findall(r"[├└]── (\w+) +([A-Z_]+) +([A-Z_]+)", errors.__doc__ or "")
     real = [(type(e).__name__, e.code.name, e.reason) for e in EXAMPLES]
     assert drawn == real
-    bases: tuple[type[ServiceError], ...] = (ServiceError, *ServiceError.__subclasses__())
+    bases: list[type[ServiceError]] = [ServiceError, *ServiceError.__subclasses__()]
     assert {cls.__name__ for base in bases for cls in base.__subclasses__()} == {
         name for name, *_ in drawn
     }
