@@ -82,7 +82,8 @@ def test_parquet(running: Server, tmp_path: Path) -> None:
     with Client(running.address) as client:
         expected = client.embed(["one", "three", "five"])
     assert table["vector"][1] is table["vector"][3] is None
-    assert np.array_equal(np.float32([table["vector"][i] for i in (0, 2, 4)]), expected)
+    rows = np.array([table["vector"][i] for i in (0, 2, 4)], np.float32)
+    assert np.array_equal(rows, expected)
 
 
 def killed(running: Server, source: Path, output: Path) -> None:
