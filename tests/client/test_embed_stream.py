@@ -5,6 +5,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -116,7 +117,7 @@ def test_options_go_once_and_texts_in_batches(script, client):
 def test_bad_texts_are_errors_and_the_others_go_on(script, client):
     script.embed_stream = echo
     texts = ["a", "", "\udc80", "x" * (MAX_ITEM_BYTES + 1), 5, "bb"]
-    found = lengths(client.embed_stream(texts))
+    found: dict[Any, Any] = lengths(client.embed_stream(texts))
     assert (found[0], found[5]) == (1, 2)
     assert found[1] == FailedItem(1, "INVALID_FIELD", "item.input.text: is empty")
     assert (found[2].index, found[2].reason) == (2, "INVALID_ITEM")

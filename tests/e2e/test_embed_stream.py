@@ -74,7 +74,7 @@ async def test_the_async_client_gets_the_same(running: Server) -> None:
         found = {own: vector async for own, vector in client.embed_stream(texts)}
         expected = await client.embed([text for _, text in texts[:50]])
     assert set(found) == {own for own, _ in texts}
-    assert all(np.array_equal(found[texts[i][0]], expected[i]) for i in range(50))
+    assert all(np.array_equal(np.asarray(found[texts[i][0]]), expected[i]) for i in range(50))
 
 
 def test_no_more_is_in_flight_than_allowed(running: Server) -> None:
