@@ -10,6 +10,7 @@ from typing import Any
 
 import lancedb
 import pyarrow as pa
+import structlog
 from lancedb.table import AsyncTable
 
 from headstream.lookup import tables
@@ -21,6 +22,8 @@ from headstream.lookup.tables import CHUNKS, WORDS, ReadDocument
 from headstream.lookup.vector_index import VectorIndex
 
 RETRIES_WITHIN = timedelta(seconds=30)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.lookup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +188,11 @@ class Store:
             self._upkeep = asyncio.create_task(self._update_indexes())
 
     async def _update_indexes(self) -> None:
-        for index in self._indexes.values():
-            await index.update(self._writing)
+        for name, index in self._indexes.items():
+            try:
+                await index.update(self._writing)
+            except RuntimeError as error:  # what LanceDB raises; the next write tries again
+                log.warning("index not updated", table=name, error=str(error))
 
 
 async def _open_or_create(
