@@ -122,7 +122,7 @@ class Store:
         """
         conditions = [documents.where(), folded and is_one_of("folded", [folded])]
         where = " AND ".join(condition for condition in conditions if condition)
-        query = await self._indexes[table].query(vector, exact=exact)
+        query = await self._indexes[table].query(vector, exact=exact, filtered=bool(where))
         columns = [name for name in self._schemas[table].names if name != "vector"]
         query = query.select([*columns, "_distance"]).limit(limit)
         rows = await (query.where(where) if where else query).to_list()

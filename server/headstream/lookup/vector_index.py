@@ -41,8 +41,11 @@ class VectorIndex:
         self._partitions = 0  # of the index; 0: not known yet
         self._updating = asyncio.Lock()
 
-    async def query(self, vector: Vectors, *, exact: bool) -> Any:
-        """A query for the nearest to ``vector`` [d], by cosine."""
+    async def query(self, vector: Vectors, *, exact: bool, filtered: bool) -> Any:
+        """A query for the nearest to ``vector`` [d], by cosine.
+
+        Where it will be ``filtered``, partitions without such rows are no end of the search.
+        """
         query = self._table.query().nearest_to(vector).column("vector").distance_type("cosine")
         if exact:
             return query.bypass_vector_index()
@@ -50,7 +53,8 @@ class VectorIndex:
         if not partitions:
             return query
         probes = max(MIN_PROBES, math.ceil(partitions * PROBED_SHARE))
-        return query.minimum_nprobes(probes).maximum_nprobes(partitions)
+        query = query.nprobes(min(probes, partitions))
+        return query.maximum_nprobes(partitions) if filtered else query
 
     async def unindexed(self) -> int:
         """Rows that are compared one by one."""
