@@ -158,7 +158,7 @@ def chunking(lookup: Lookup) -> dict[str, dict[str, float]]:
         for first in range(0, len(naive), 200):
             lookup.add(dict(list(naive.items())[first : first + 200]), how="naive")
     return {
-        how: _ranks(lookup, queries, bodies, documents, how) | {"queries": len(queries)}
+        how: _ranks(lookup, queries, documents, how) | {"queries": len(queries)}
         for how in ("late", "naive")
     }
 
@@ -166,7 +166,6 @@ def chunking(lookup: Lookup) -> dict[str, dict[str, float]]:
 def _ranks(
     lookup: Lookup,
     queries: list[tuple[str, str]],
-    bodies: dict[str, str],
     documents: dict[str, list[tuple[str, str]]],
     how: str,
 ) -> dict[str, float]:
@@ -180,7 +179,6 @@ def _ranks(
         ranks = [i for i, hit in enumerate(hits) if names[i] == name and hit.text in body]
         section.append(1 / (1 + ranks[0]) if ranks else 0)
         document.append(1 / (1 + names.index(name)) if name in names else 0)
-    assert bodies
     return {
         "section_mrr_at_10": float(np.mean(section)),
         "section_hit_at_1": float(np.mean([rank == 1 for rank in section])),
@@ -190,39 +188,47 @@ def _ranks(
 
 
 def show(part: str, values: dict[str, float]) -> None:
-    print(json.dumps({"part": part, **{k: round(float(v), 4) for k, v in values.items()}}))
+    rounded = {name: round(float(value), 4) for name, value in values.items()}
+    print(json.dumps({"part": part, **rounded}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--parts", nargs="+", default=["chunking", "crowd"])
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--vectors", type=Path, help="keep or take the vectors of the sentences")
     parser.add_argument("--model", default="all-minilm-l6-v2")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # what other packages' docstrings hold
-    total = arguments.count + arguments.queries
     show("machine", {"cores": psutil.cpu_count() or 0, "load": psutil.getloadavg()[0]})
     flags = ("--dtype", "float32", "--threads", "2")
     with running_server(Path(arguments.model), *flags) as server, Client(server.address) as client:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            running_lookup(server.address, folder) as lookup,
-        ):
-            for how, values in chunking(lookup).items():
-                show(f"{how} chunking", values)
-        vectors = embedded(client, total, arguments.vectors)
-        order = np.random.default_rng(0).permutation(total)
-        kept, queries = np.split(vectors[order], [arguments.count])
-        truth = np.argsort(-(queries @ kept.T), axis=1)[:, :10]
-        with tempfile.TemporaryDirectory() as folder:
-            identity = Identity.of(client.model())
-            show("fill", asyncio.run(fill(Path(folder), identity, kept)))
-            with running_lookup(server.address, folder) as lookup:
-                crowd(lookup, queries[:20], truth[:20])  # warm
-                show("crowd", crowd(lookup, queries, truth))
-                show("adds", adds(lookup))
-                show("load", {"load": psutil.getloadavg()[0]})
+        if "chunking" in arguments.parts:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running_lookup(server.address, folder) as lookup,
+            ):
+                for how, values in chunking(lookup).items():
+                    show(f"{how} chunking", values)
+        if "crowd" in arguments.parts:
+            total = arguments.count + arguments.queries
+            vectors = embedded(client, total, arguments.vectors)
+            order = np.random.default_rng(0).permutation(total)
+            kept, queries = np.split(vectors[order], [arguments.count])
+            measure_crowd(server.address, Identity.of(client.model()), kept, queries)
+    show("load", {"load": psutil.getloadavg()[0]})
+
+
+def measure_crowd(address: str, identity: Identity, kept: Any, queries: Any) -> None:
+    """Keep vectors [n, d], and look for the nearest to each of the queries [q, d]."""
+    truth = np.argsort(-(queries @ kept.T), axis=1)[:, :10]
+    with tempfile.TemporaryDirectory() as folder:
+        show("fill", asyncio.run(fill(Path(folder), identity, kept)))
+        with running_lookup(address, folder) as lookup:
+            crowd(lookup, queries[:20], truth[:20])  # warm
+            show("crowd", crowd(lookup, queries, truth))
+            show("adds", adds(lookup))
 
 
 if __name__ == "__main__":

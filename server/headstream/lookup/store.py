@@ -10,6 +10,7 @@ from typing import Any
 
 import lancedb
 import pyarrow as pa
+import structlog
 from lancedb.table import AsyncTable
 
 from headstream.lookup import tables
@@ -21,6 +22,8 @@ from headstream.lookup.tables import CHUNKS, WORDS, ReadDocument
 from headstream.lookup.vector_index import VectorIndex
 
 RETRIES_WITHIN = timedelta(seconds=30)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.lookup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Store:
         """
         conditions = [documents.where(), folded and is_one_of("folded", [folded])]
         where = " AND ".join(condition for condition in conditions if condition)
-        query = await self._indexes[table].query(vector, exact=exact)
+        query = await self._indexes[table].query(vector, exact=exact, filtered=bool(where))
         columns = [name for name in self._schemas[table].names if name != "vector"]
         query = query.select([*columns, "_distance"]).limit(limit)
         rows = await (query.where(where) if where else query).to_list()
@@ -185,8 +188,11 @@ class Store:
             self._upkeep = asyncio.create_task(self._update_indexes())
 
     async def _update_indexes(self) -> None:
-        for index in self._indexes.values():
-            await index.update(self._writing)
+        for name, index in self._indexes.items():
+            try:
+                await index.update(self._writing)
+            except RuntimeError as error:  # what LanceDB raises; the next write tries again
+                log.warning("index not updated", table=name, error=str(error))
 
 
 async def _open_or_create(

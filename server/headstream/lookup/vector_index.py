@@ -23,6 +23,7 @@ MAX_FRAGMENTS = 64
 GROWTH = 4
 """The index is made anew, with more partitions, at this many times the rows it was made for."""
 ROWS_PER_PARTITION = 400
+MIN_PROBES = 16
 PROBED_SHARE = 0.2
 """Of the partitions, those that a search looks through; more where a filter leaves too few rows."""
 KEPT_VERSIONS = timedelta(minutes=10)
@@ -38,17 +39,22 @@ class VectorIndex:
         self._table = table
         self._filtered = ["document_id"] if name == CHUNKS else ["document_id", "folded"]
         self._partitions = 0  # of the index; 0: not known yet
+        self._updating = asyncio.Lock()
 
-    async def query(self, vector: Vectors, *, exact: bool) -> Any:
-        """A query for the nearest to ``vector`` [d], by cosine."""
+    async def query(self, vector: Vectors, *, exact: bool, filtered: bool) -> Any:
+        """A query for the nearest to ``vector`` [d], by cosine.
+
+        Where it will be ``filtered``, partitions without such rows are no end of the search.
+        """
         query = self._table.query().nearest_to(vector).column("vector").distance_type("cosine")
         if exact:
             return query.bypass_vector_index()
         partitions = await self._find()
         if not partitions:
             return query
-        probes = max(16, math.ceil(partitions * PROBED_SHARE))
-        return query.minimum_nprobes(probes).maximum_nprobes(partitions)
+        probes = max(MIN_PROBES, math.ceil(partitions * PROBED_SHARE))
+        query = query.nprobes(min(probes, partitions))
+        return query.maximum_nprobes(partitions) if filtered else query
 
     async def unindexed(self) -> int:
         """Rows that are compared one by one."""
@@ -57,7 +63,15 @@ class VectorIndex:
         return await self._table.count_rows() if stats is None else stats.num_unindexed_rows
 
     async def update(self, writing: asyncio.Lock, *, max_new: int = MAX_NEW) -> None:
-        """Do what is due. ``writing`` is held where writers would be in the way."""
+        """Do what is due. ``writing`` is held where writers would be in the way.
+
+        Raises:
+            RuntimeError: A writer was faster; what is kept is as before.
+        """
+        async with self._updating:
+            await self._update(writing, max_new)
+
+    async def _update(self, writing: asyncio.Lock, max_new: int) -> None:
         rows = await self._table.count_rows()
         partitions = await self._find()
         if rows >= MIN_ROWS and rows >= GROWTH * partitions * ROWS_PER_PARTITION:
