@@ -75,6 +75,7 @@ def test_kill_9_loses_nothing_acknowledged(tiny: Server, tmp_path: Path) -> None
     """Three kills of one store. A copy made before the last is the control: it lacks what came."""
     store, copy = tmp_path / "store", tmp_path / "copy"
     acknowledged: list[str] = []
+    known = 0  # of them, when the copy was made
     names = (f"d{i}" for i in itertools.count())
     for _ in range(3):
         if store.exists():
@@ -173,7 +174,7 @@ def test_another_model_is_refused_while_running(tiny_model: Path, tmp_path: Path
                     lookup.add({"b": "Another text."})
                 error: grpc.RpcError = caught.value
                 assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
-                assert "dtype is 'bfloat16', was 'float32'" in error.details()
+                assert "dtype is 'bfloat16', was 'float32'" in str(error.details())
                 assert "MODEL_CHANGED" in str(error.trailing_metadata())
                 # What is kept is still served, and nothing of the new model is among it.
                 assert list(lookup.add({"a": "A text."}).outcomes) == [UNCHANGED]

@@ -163,7 +163,8 @@ def span(start: int, end: int) -> embeddings_pb.Span:
 
 
 def document(**fields: Any) -> pb.Document:
-    return pb.Document(**{"id": "a", "text": "x", **fields})
+    values: dict[str, Any] = {"id": "a", "text": "x", **fields}
+    return pb.Document(**values)
 
 
 def add(*documents: pb.Document) -> pb.AddDocumentsRequest:

@@ -46,7 +46,7 @@ def documents(vectors: Any, first: int = 0) -> list[ReadDocument]:
 
 async def nearest(store: Store, query: Any, **options: Any) -> list[int]:
     table = options.pop("table", CHUNKS)
-    wanted = {"limit": 10, "documents": ANY, **options}
+    wanted: dict[str, Any] = {"limit": 10, "documents": ANY, **options}
     found = await store.search(table, query, **wanted)
     return [int(hit.row["document_id"]) for hit in found]
 
