@@ -113,7 +113,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "error: Headstream needs Python 3.11 or newer; name one with make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --editable '.[server,embedded,minilm,bench,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[server,embedded,minilm,lookup,bench,dev]' --constraint constraints.txt
 	touch $@
 
 $(PROTO_READY): proto/requirements.txt

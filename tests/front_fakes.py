@@ -19,8 +19,8 @@ from front_values import D_MODEL, float_tensor, make_event, make_ready
 from headstream.model.outputs import Outputs, SamplingParams, WireDtype
 from headstream.server.config_sources import load_settings
 from headstream.server.engine.config import EngineConfig
-from headstream.server.engine.handle import EngineState
 from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
+from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import (
     RowsEvent,
     ScoresEvent,
@@ -187,7 +187,7 @@ class FakeHandle:
         self.callbacks.append(callback)
 
     async def stop(self) -> None:
-        self.state = EngineState.FAILED
+        self.state = EngineState.STOPPED
 
 
 @dataclass

@@ -35,9 +35,9 @@ class Server:
     def engines(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
 
-    def health(self) -> int:
+    def health(self, service: str = "") -> int:
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
-        status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+        status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
         return status
 
     def generate(self, num_tokens: int, timeout: float = 60) -> Any:

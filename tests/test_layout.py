@@ -15,16 +15,18 @@ PORTIONS = {
     "proto": ROOT / "proto" / "headstream" / "v1",
     "client": ROOT / "client" / "headstream" / "client",
     "server": ROOT / "server" / "headstream" / "server",
+    "lookup": ROOT / "server" / "headstream" / "lookup",
     "model": ROOT / "model" / "headstream" / "model",
 }
+NAMESPACES = sorted({path.parent for path in PORTIONS.values()})
 FOLDERS = {"proto", "server", "model", "client", "tests", "deploy", "docs"}
 OUTPUT = {"node_modules", "dist", "build", "htmlcov", "__pycache__", "shared"}
 MAX_LINES = 300
 
 SOURCES = sorted(
     path
-    for folder in PORTIONS
-    for path in (ROOT / folder).rglob("*.py")
+    for portion in PORTIONS.values()
+    for path in portion.rglob("*.py")
     if "_pb2" not in path.name and "node_modules" not in path.parts
 )
 
@@ -42,26 +44,25 @@ def test_top_level_folders_are_the_fixed_ones() -> None:
     assert found - OUTPUT <= FOLDERS
 
 
-@pytest.mark.parametrize("folder", PORTIONS)
-def test_namespace_stays_open(folder: str) -> None:
-    """An __init__.py beside a portion closes the namespace and hides the other three."""
-    assert not (ROOT / folder / "headstream" / "__init__.py").exists()
+@pytest.mark.parametrize("namespace", NAMESPACES, ids=name)
+def test_namespace_stays_open(namespace: Path) -> None:
+    """An __init__.py beside a portion closes the namespace and hides the others."""
+    assert not (namespace / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("folder", PORTIONS)
-def test_no_loose_modules(folder: str) -> None:
+@pytest.mark.parametrize("namespace", NAMESPACES, ids=name)
+def test_no_loose_modules(namespace: Path) -> None:
     """A loose module becomes a top-level import under a name that belongs to everybody.
 
     In proto/ an __init__.py would also shadow proto-plus when Python starts in the root.
     """
-    assert sorted(map(name, (ROOT / folder).glob("*.py"))) == []
+    assert sorted(map(name, namespace.parent.glob("*.py"))) == []
 
 
-@pytest.mark.parametrize("folder", PORTIONS)
-def test_namespace_has_one_portion_per_folder(folder: str) -> None:
-    portion = PORTIONS[folder]
-    found = {path.name for path in portion.parent.iterdir() if path.name != "__pycache__"}
-    assert found == {portion.name}
+@pytest.mark.parametrize("namespace", NAMESPACES, ids=name)
+def test_namespace_has_only_portions(namespace: Path) -> None:
+    found = {path for path in namespace.iterdir() if path.name != "__pycache__"}
+    assert found == {path for path in PORTIONS.values() if path.parent == namespace}
 
 
 @pytest.mark.parametrize("folder", PORTIONS)
@@ -69,7 +70,7 @@ def test_portion_is_typed(folder: str) -> None:
     assert (PORTIONS[folder] / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("folder", ["client", "server", "model"])
+@pytest.mark.parametrize("folder", ["client", "server", "lookup", "model"])
 def test_packages_have_an_init(folder: str) -> None:
     """Below the namespace every folder with modules is a regular package."""
     folders = {path.parent for path in PORTIONS[folder].rglob("*.py")}
@@ -88,8 +89,8 @@ def test_generated_modules_stand_beside_their_proto() -> None:
 
 def test_packaging_lists_every_portion() -> None:
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    assert sorted(build["dev-mode-dirs"]) == sorted(PORTIONS)
-    packages = [f"{folder}/headstream" for folder in PORTIONS]
+    packages = list(map(name, NAMESPACES))
+    assert sorted(build["dev-mode-dirs"]) == sorted(path.split("/")[0] for path in packages)
     assert sorted(build["targets"]["wheel"]["packages"]) == sorted(packages)
 
 

@@ -70,6 +70,13 @@ def word_piece_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def compatibility_tokenizer() -> Tokenizer:
+    """As of multilingual encoders: NFKC and lower case, then letters in bytes."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    return tokenizer
+
+
 def _with_bos(tokenizer: Tokenizer) -> Tokenizer:
     bos = tokenizer.token_to_id("<bos>")
     tokenizer.post_processor = TemplateProcessing(

@@ -22,6 +22,7 @@ from headstream.client import (
     Aborted,
     Client,
     DeadlineExceeded,
+    EmbeddingChoices,
     EmbeddingDefaults,
     EmbedError,
     InvalidArgument,
@@ -30,7 +31,7 @@ from headstream.client import (
 )
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import model_service_pb2 as model_pb
-from headstream.v1 import tokenizer_service_pb2, types_pb2
+from headstream.v1 import tensor_pb2, tokenizer_service_pb2, types_pb2
 
 
 @pytest.fixture
@@ -271,12 +272,20 @@ def test_models_tell_how_they_make_vectors(script, client):
     embedding = model_pb.EmbeddingDefaults(
         pooling=embeddings_pb.POOLING_LAST, pool_special_tokens=True, prompts={"query": "q: "}
     )
-    model = model_pb.Model(name="tiny", embedding=embedding, bidirectional=True)
+    choices = model_pb.EmbeddingChoices(
+        poolings=[embeddings_pb.POOLING_MEAN, embeddings_pb.POOLING_CLS],
+        dtypes=[tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_BINARY],
+        max_dimensions=8,
+    )
+    model = model_pb.Model(
+        name="tiny", embedding=embedding, bidirectional=True, embedding_choices=choices
+    )
     script.get_model = lambda request, context: model_pb.GetModelResponse(model=model)
     info = client.model()
     assert info.bidirectional
     assert (info.embedding.pooling, info.embedding.pool_special_tokens) == ("last", True)
     assert (info.embedding.normalize, info.embedding.prompts) == (False, {"query": "q: "})
+    assert info.embedding_choices == EmbeddingChoices(("mean", "cls"), ("float32", "binary"), 8)
     model.ClearField("embedding")  # it is being loaded
     assert client.model().embedding == EmbeddingDefaults()
 

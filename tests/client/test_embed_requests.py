@@ -24,6 +24,10 @@ def test_unknown_words_are_refused_before_any_call():
         options(dtype="int4")
     with pytest.raises(ValueError, match="one of prompt and prompt_name"):
         options(prompt="a: ", prompt_name="query")
+    with pytest.raises(ValueError, match="dimensions is -1; it is at least 1"):
+        options(dimensions=-1)
+    with pytest.raises(ValueError, match="2 texts and the spans of 1"):
+        _embed_requests.embed(["a", "b"], options(), model="", spans=[[(0, 1)]])
     with pytest.raises(ValueError, match="at least one span"):
         _embed_requests.embed_spans("a", [], options(), model="")
 

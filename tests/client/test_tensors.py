@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headstream.client._tensors import byte_length, to_array, wire_type
+from headstream.client._tensors import byte_length, to_array, unpack_binary, wire_type
 from headstream.v1 import tensor_pb2 as pb
 
 
@@ -40,6 +40,14 @@ def test_binary_stays_packed_and_unpacks_with_numpy():
     np.testing.assert_array_equal(np.unpackbits(array, axis=-1, count=20), bits)
 
 
+def test_binary_vectors_as_numbers():
+    values = np.random.default_rng(1).normal(size=(4, 20))
+    signs = unpack_binary(np.packbits(values > 0, axis=-1), 20)
+    np.testing.assert_array_equal(signs, np.where(values > 0, 1, -1))
+    with pytest.raises(ValueError, match="3 bytes do not hold 16 dimensions"):
+        unpack_binary(np.zeros((4, 3), np.uint8), 16)
+
+
 def test_bytes_that_do_not_fit_the_shape_are_refused():
     with pytest.raises(ValueError, match="reshape"):
         to_array(pb.Tensor(dtype=pb.DATA_TYPE_FLOAT32, shape=[3], data=b"\0" * 8))
@@ -49,4 +57,4 @@ def test_bytes_that_do_not_fit_the_shape_are_refused():
 
 def test_unknown_names_of_types_list_the_known_ones():
     with pytest.raises(ValueError, match=r"float64.*bfloat16"):
-        wire_type("float64")
+        wire_type("float64")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -57,7 +57,7 @@ def test_a_second_signal_ends_it_at_once(checkpoint: Path) -> None:
 
 
 def test_the_death_of_the_engine_shows(checkpoint: Path) -> None:
-    with running_server(checkpoint) as server:
+    with running_server(checkpoint, "--engine-restarts", "0") as server:
         assert server.health() == health_pb2.HealthCheckResponse.SERVING
         call = server.generate(1900)
         next(call)

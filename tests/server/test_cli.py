@@ -27,8 +27,8 @@ from headstream.server.cli.app import app
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import model_service_pb2 as model_pb
+from headstream.v1 import tensor_pb2, types_pb2
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
-from headstream.v1 import types_pb2
 from scripted_server import Script, scripted_server
 
 
@@ -157,6 +157,32 @@ def test_embed_leaves_what_is_not_said_to_the_model(script):
     assert script.requests[-1].options.pooling == embeddings_pb.POOLING_LAST
 
 
+def test_embed_in_few_dimensions_and_bits(script, tmp_path):
+    reply = vectors([1, 0], [1, 1])
+    for result, codes, scale in zip(
+        reply.results, (b"\x7f\x00", b"\x7f\x7f"), (0.5, 2), strict=True
+    ):
+        result.embedding.vectors.dtype = tensor_pb2.DATA_TYPE_INT8
+        result.embedding.vectors.data = codes
+        result.embedding.scales.append(scale)
+    reply.results[1].embedding.truncated = True
+    reply.results[1].embedding.num_tokens = 9
+    script.embed = lambda request, context: reply
+    path = tmp_path / "vectors.npy"
+    flags = ("--dimensions", "2", "--dtype", "int8", "--truncate", "-o", str(path))
+    shown = run("embed", "a", "b", "-a", script.address, *flags)
+    assert "0.7071" in shown.stdout
+    assert "text 1 was cut to 9 tokens" in shown.stderr
+    sent = script.requests[0].options
+    assert (sent.dimensions, sent.dtype, sent.truncate) == (2, 4, True)
+    assert np.load(path).tolist() == [[127, 0], [127, 127]]
+    lines = run("embed", "a", "b", "-a", script.address, *flags, "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": "a", "vector": [127, 0], "scale": 0.5},
+        {"text": "b", "vector": [127, 127], "scale": 2, "truncated_to": 9},
+    ]
+
+
 def test_embed_writes_json_lines_of_texts_and_tokens(script):
     script.embed = lambda request, context: vectors([1, 0])
     texts = run("embed", "a", "-a", script.address, "--json")
@@ -224,6 +250,9 @@ def test_score_takes_a_text_or_a_file(arguments):
         ("a", "--layer", "0", "--layer", "1"),
         ("a", "--prompt", "b", "--prompt-name", "c"),
         ("--tokens", "a", "--prompt", "b"),
+        ("--tokens", "a", "--dimensions", "8"),
+        ("a", "--dimensions", "0"),
+        ("a", "--dtype", "int4"),
     ],
 )
 def test_embed_refuses_what_does_not_go_together(arguments):

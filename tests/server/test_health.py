@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import front_fakes
 from front_fakes import Running
-from headstream.server.engine.handle import EngineState
+from headstream.server.engine.state import EngineState
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
 
@@ -38,7 +38,8 @@ async def get(running: Running, path: str, method: str = "GET") -> tuple[int, by
 
 
 async def test_every_name_reports_the_engine(checkpoint: Path) -> None:
-    async with front_fakes.running_front(checkpoint, load=False) as running:
+    flags = ("--engine-restarts", "0")
+    async with front_fakes.running_front(checkpoint, *flags, load=False) as running:
         assert [await check(running, name) for name in SERVICES] == [NOT_SERVING] * 4
         assert (await get(running, "/readyz"))[0] == 503
         assert (await get(running, "/livez"))[0] == 200

@@ -19,6 +19,7 @@ from headstream.client import (
     Continuation,
     Decoding,
     EmbedError,
+    EmbedResult,
     EmbedStream,
     FailedItem,
     Fingerprint,
@@ -31,6 +32,7 @@ from headstream.client import (
     StaticEmbeddings,
     Step,
     StreamBroken,
+    TextEmbedding,
     TextScores,
     Timings,
     Tls,
@@ -136,6 +138,10 @@ def embedding(client: Client) -> None:
     assert_type(client.embed(["a", [1, 2]], pooling="last", layer=3, dtype="int8"), Array)
     assert_type(client.embed(["a"], prompt_name="query", normalize=None, timeout=3), Array)
     assert_type(client.embed_spans("abc", [(0, 1), (1, 3)], unit="byte", prompt="a: "), Array)
+    for result in client.embed_each(["a"], spans=[[(0, 1)]], dimensions=64, truncate=True):
+        assert_type(result, EmbedResult)
+        if isinstance(result, TextEmbedding):
+            assert_type(result.to_float32(), Array)
     tokens = client.embed_tokens("a", layers=[0, -1], dtype="float16")
     assert_type(tokens, TokenEmbeddings)
     assert_type(tokens.tokens, list[str])

@@ -34,6 +34,7 @@ from headstream.client._errors import (
 )
 from headstream.client._generation import AsyncGeneration, Generation
 from headstream.client._results import (
+    EmbeddingChoices,
     EmbeddingDefaults,
     Fingerprint,
     Limits,
@@ -48,6 +49,8 @@ from headstream.client._results import (
     TopLogits,
     Usage,
 )
+from headstream.client._tensors import unpack_binary
+from headstream.client._text_embedding import EmbedResult, TextEmbedding
 
 __all__ = [
     "Aborted",
@@ -64,7 +67,9 @@ __all__ = [
     "Decoding",
     "EmbedError",
     "EmbedOptions",
+    "EmbedResult",
     "EmbedStream",
+    "EmbeddingChoices",
     "EmbeddingDefaults",
     "ErrorDetails",
     "FailedItem",
@@ -85,6 +90,7 @@ __all__ = [
     "StaticEmbeddings",
     "Step",
     "StreamBroken",
+    "TextEmbedding",
     "TextScores",
     "Timings",
     "Tls",
@@ -95,4 +101,5 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Usage",
+    "unpack_binary",
 ]

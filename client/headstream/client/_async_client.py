@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from headstream.client import _embed_requests, _replies, _requests
+from headstream.client import _embed_requests, _replies, _requests, _text_embedding
 from headstream.client._async_connection import AsyncConnection
 from headstream.client._async_decoding import AsyncDecoding
 from headstream.client._async_embed_stream import AsyncEmbedStreaming
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._embed_requests import EmbedOptions, SpanUnit
+    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit
     from headstream.client._requests import ScoreOptions, Text
     from headstream.client._results import (
         ModelInfo,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TokenTable,
     )
     from headstream.client._tensors import FloatType
+    from headstream.client._text_embedding import EmbedResult
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
@@ -68,7 +69,7 @@ class AsyncClient(
     async def embed_spans(
         self,
         text: str,
-        spans: Sequence[tuple[int, int]],
+        spans: Spans,
         *,
         unit: SpanUnit = "char",
         model: str = "",
@@ -81,6 +82,22 @@ class AsyncClient(
         reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors: Array = _replies.embeddings(reply)[0]
         return vectors
+
+    async def embed_each(
+        self,
+        texts: Sequence[Text],
+        *,
+        spans: Sequence[Spans] = (),
+        unit: SpanUnit = "char",
+        model: str = "",
+        timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> list[EmbedResult]:
+        """As `embed`; a bad text is told in its place. As `Client.embed_each`."""
+        wanted = _embed_requests.embed_options(**options, unit=unit)
+        request = _embed_requests.embed(texts, wanted, model=model, spans=spans)
+        reply = await self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        return _text_embedding.read_results(reply.results)
 
     async def embed_tokens(
         self,

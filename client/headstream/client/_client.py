@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, Unpack, overload
 
-from headstream.client import _embed_requests, _replies, _requests
+from headstream.client import _embed_requests, _replies, _requests, _text_embedding
 from headstream.client._base import BaseClient
 from headstream.client._connection import Connection
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
@@ -16,11 +16,10 @@ from headstream.v1 import model_service_pb2 as model_pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._embed_requests import EmbedOptions, SpanUnit
+    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit
     from headstream.client._requests import ScoreOptions, Text
     from headstream.client._results import (
         ModelInfo,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         TokenTable,
     )
     from headstream.client._tensors import FloatType
+    from headstream.client._text_embedding import EmbedResult
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
@@ -69,8 +69,8 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
             layer: Whose rows: 0 the embedding output, i after layer i, -1 after the final norm.
             normalize: Scale each vector to length 1. None: the model's own way.
             dimensions: Keep the first ones only, before normalizing.
-            dtype: Of the vectors; bfloat16 arrives as float32, binary as packed uint8.
-            truncate: Cut texts at the model's limit instead of refusing them.
+            dtype: Of the vectors; bfloat16 arrives as float32, int8 without scales, binary packed.
+            truncate: Keep the beginning of texts too long for the model instead of refusing them.
 
         Returns:
             [d] for a single string, [n, d] for a list.
@@ -88,7 +88,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
     def embed_spans(
         self,
         text: str,
-        spans: Sequence[tuple[int, int]],
+        spans: Spans,
         *,
         unit: SpanUnit = "char",
         model: str = "",
@@ -112,6 +112,25 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
         reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
         vectors: Array = _replies.embeddings(reply)[0]
         return vectors
+
+    def embed_each(
+        self,
+        texts: Sequence[Text],
+        *,
+        spans: Sequence[Spans] = (),
+        unit: SpanUnit = "char",
+        model: str = "",
+        timeout: float | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> list[EmbedResult]:
+        """As `embed`, with what went wrong in its place, scales of int8, and how each was read.
+
+        `spans` and `unit`: as of `embed_spans`, for each text.
+        """
+        wanted = _embed_requests.embed_options(**options, unit=unit)
+        request = _embed_requests.embed(texts, wanted, model=model, spans=spans)
+        reply = self._rpc.call(self._rpc.embeddings.Embed, request, timeout)
+        return _text_embedding.read_results(reply.results)
 
     def embed_tokens(
         self,
@@ -261,12 +280,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _generate(self, attempts: Attempts, timeout: float | None) -> Generation:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from headstream.client._requests import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
+from headstream.v1 import tensor_pb2
 from headstream.v1 import types_pb2 as types_pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from headstream.client._requests import Text
     from headstream.client._tensors import FloatType, VectorType
 
 PoolingName: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
 SpanUnit: TypeAlias = Literal["char", "byte"]
+Spans: TypeAlias = Sequence[tuple[int, int]]  # [start, end) of each
 
 
 class EmbedOptions(TypedDict, total=False):
@@ -61,12 +61,15 @@ def embed_options(
     """How vectors are made.
 
     Raises:
-        ValueError: `pooling`, `dtype` or `unit` is an unknown word, or there are two prompts.
+        ValueError: `pooling`, `dtype` or `unit` is an unknown word, `dimensions` is below 1, or
+            there are two prompts.
     """
     if pooling not in _POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
     if unit not in _UNITS:
         raise ValueError(f"unit {unit!r} is none of {', '.join(_UNITS)}")
+    if dimensions is not None and dimensions < 1:
+        raise ValueError(f"dimensions is {dimensions}; it is at least 1")
     if prompt is not None and prompt_name is not None:
         raise ValueError("give one of prompt and prompt_name")
     options = embeddings_pb.EmbedOptions(
@@ -86,12 +89,30 @@ def embed_options(
 
 
 def embed(
-    texts: str | Sequence[Text], options: embeddings_pb.EmbedOptions, *, model: str
+    texts: str | Sequence[Text],
+    options: embeddings_pb.EmbedOptions,
+    *,
+    model: str,
+    spans: Sequence[Spans] = (),
 ) -> embeddings_pb.EmbedRequest:
-    """Texts to embed; a single string is a list of one."""
+    """Texts to embed; a single string is a list of one. `spans`: of each text, or none at all.
+
+    Raises:
+        ValueError: There are spans, but not for each text.
+    """
     several = [texts] if isinstance(texts, str) else texts
-    inputs = [embeddings_pb.EmbedInput(input=text_input(text)) for text in several]
+    if spans and len(spans) != len(several):
+        raise ValueError(f"{len(several)} texts and the spans of {len(spans)}")
+    inputs = map(embed_input, several, spans or [()] * len(several))
     return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
+
+
+def embed_input(text: Text, spans: Spans = ()) -> embeddings_pb.EmbedInput:
+    """A text, and the parts of it that become vectors; none: the whole."""
+    return embeddings_pb.EmbedInput(
+        input=text_input(text),
+        spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
+    )
 
 
 def stream_opening(
@@ -101,18 +122,20 @@ def stream_opening(
 
     Raises:
         TypeError: The texts are a single string.
-        ValueError: `look_ahead` is below 1.
+        ValueError: `look_ahead` is below 1, or the vectors would need a scale each.
     """
     if isinstance(texts, str):
         raise TypeError("embed_stream takes several texts, not a string")
     if look_ahead < 1:
         raise ValueError(f"look_ahead {look_ahead} is below 1")
+    if options.dtype == tensor_pb2.DATA_TYPE_INT8:
+        raise ValueError("dtype int8 needs a scale beside each vector, which embed_each gives")
     return embeddings_pb.EmbedStreamRequest(model=model, options=options)
 
 
 def embed_spans(
     text: str,
-    spans: Sequence[tuple[int, int]],
+    spans: Spans,
     options: embeddings_pb.EmbedOptions,
     *,
     model: str,
@@ -124,11 +147,7 @@ def embed_spans(
     """
     if not spans:
         raise ValueError("embed_spans needs at least one span")
-    item = embeddings_pb.EmbedInput(
-        input=text_input(text),
-        spans=[embeddings_pb.Span(start=start, end=end) for start, end in spans],
-    )
-    return embeddings_pb.EmbedRequest(model=model, inputs=[item], options=options)
+    return embed([text], options, model=model, spans=[spans])
 
 
 def embed_tokens(

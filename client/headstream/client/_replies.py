@@ -8,7 +8,8 @@ import numpy as np
 
 from headstream.client import _results as results
 from headstream.client._errors import EmbedError, FailedItem
-from headstream.client._tensors import to_array
+from headstream.client._tensors import VECTOR_NAMES, to_array
+from headstream.client._text_embedding import TextEmbedding, read_results
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import model_service_pb2 as model_pb
 from headstream.v1 import types_pb2 as types_pb
@@ -37,19 +38,10 @@ def embeddings(reply: embeddings_pb.EmbedResponse) -> Array:
     Raises:
         EmbedError: Some items failed.
     """
-    failed = [
-        failed_item(index, result.error)
-        for index, result in enumerate(reply.results)
-        if result.HasField("error")
-    ]
-    if failed:
+    texts = read_results(reply.results)
+    if failed := [text for text in texts if isinstance(text, FailedItem)]:
         raise EmbedError(failed)
-    return np.stack([to_array(result.embedding.vectors) for result in reply.results])
-
-
-def failed_item(index: int, error: embeddings_pb.ItemError) -> FailedItem:
-    """Why a text could not be embedded."""
-    return FailedItem(index, error.reason or f"CODE_{error.code}", error.message)
+    return np.stack([text.vectors for text in texts if isinstance(text, TextEmbedding)])
 
 
 def static_embeddings(reply: embeddings_pb.LookupEmbeddingsResponse) -> results.StaticEmbeddings:
@@ -118,6 +110,15 @@ def model_info(model: model_pb.Model) -> results.ModelInfo:
         fingerprint=fingerprint(model.fingerprint),
         embedding=_embedding(model),
         bidirectional=model.bidirectional,
+        embedding_choices=_choices(model.embedding_choices),
+    )
+
+
+def _choices(message: model_pb.EmbeddingChoices) -> results.EmbeddingChoices:
+    return results.EmbeddingChoices(
+        poolings=tuple(_POOLINGS[kind] for kind in message.poolings if kind in _POOLINGS),
+        dtypes=tuple(VECTOR_NAMES[kind] for kind in message.dtypes if kind in VECTOR_NAMES),
+        max_dimensions=message.max_dimensions,
     )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from headstream.client._tensors import VectorType
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -183,6 +185,15 @@ class EmbeddingDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingChoices:
+    """What `embed` can be asked for; empty of a model that is not loaded."""
+
+    poolings: tuple[Literal["mean", "last", "cls", "max"], ...] = ()
+    dtypes: tuple[VectorType, ...] = ()
+    max_dimensions: int = 0  # `dimensions` is 1 to this
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model."""
 
@@ -197,6 +208,7 @@ class ModelInfo:
     fingerprint: Fingerprint
     embedding: EmbeddingDefaults = EmbeddingDefaults()
     bidirectional: bool = False  # a token's vector depends on what is behind it too
+    embedding_choices: EmbeddingChoices = EmbeddingChoices()
 
     def can(self, method: str) -> bool:
         """Whether a method is served, by its short or full name: `Generate`, `EmbedTokens`."""

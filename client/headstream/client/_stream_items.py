@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from headstream.client import _replies
 from headstream.client._errors import FailedItem
 from headstream.client._requests import text_input
-from headstream.client._tensors import to_array
+from headstream.client._text_embedding import read_result
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -98,9 +98,8 @@ class StreamItems(Generic[IdT]):
         own_id, failed = self._unanswered.pop(answer.id)
         if failed is not None:
             return own_id, failed
-        if answer.result.HasField("error"):
-            return own_id, _replies.failed_item(answer.id, answer.result.error)
-        return own_id, to_array(answer.result.embedding.vectors)
+        result = read_result(answer.id, answer.result)
+        return own_id, result if isinstance(result, FailedItem) else result.vectors
 
 
 def split(text: Text | tuple[IdT, Text], number: int) -> tuple[IdT, Text]:

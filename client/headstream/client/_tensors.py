@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 FloatType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 VectorType: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 
-_WIRE_TYPES: Mapping[str, pb.DataType.ValueType] = {
+_WIRE_TYPES: Mapping[VectorType, pb.DataType.ValueType] = {
     "float32": pb.DATA_TYPE_FLOAT32,
     "bfloat16": pb.DATA_TYPE_BFLOAT16,
     "float16": pb.DATA_TYPE_FLOAT16,
     "int8": pb.DATA_TYPE_INT8,
     "binary": pb.DATA_TYPE_BINARY,
 }
+
+VECTOR_NAMES: Mapping[int, VectorType] = {number: name for name, number in _WIRE_TYPES.items()}
 
 _STORAGE: Mapping[int, str] = {
     pb.DATA_TYPE_FLOAT32: "<f4",
@@ -34,7 +36,7 @@ _STORAGE: Mapping[int, str] = {
 }
 
 
-def wire_type(name: str) -> pb.DataType.ValueType:
+def wire_type(name: VectorType) -> pb.DataType.ValueType:
     """The contract's number of an element type.
 
     Raises:
@@ -56,7 +58,7 @@ def to_array(tensor: pb.Tensor, data: bytes | bytearray | None = None) -> Array:
     Returns:
         float32 (from FLOAT32 and, widened without loss, BFLOAT16), float16, int8 or int32 of the
         tensor's shape; for BINARY uint8 with the last axis packed, eight dimensions to a byte
-        (`np.unpackbits` undoes it).
+        (`unpack_binary` undoes it).
 
     Raises:
         ValueError: The bytes do not fit the type and shape.
@@ -71,6 +73,28 @@ def to_array(tensor: pb.Tensor, data: bytes | bytearray | None = None) -> Array:
     if tensor.dtype == pb.DATA_TYPE_BFLOAT16:
         flat = (flat.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return flat.reshape(shape)
+
+
+def unpack_binary(packed: Array, dimensions: int) -> Array:
+    """Binary vectors as numbers.
+
+    Args:
+        packed: uint8 [..., ceil(d / 8)], as they arrive: the first dimension is the highest bit of
+            the first byte, as `np.packbits` has it.
+        dimensions: d, which the bytes do not tell.
+
+    Returns:
+        int8 [..., d]: 1 where the value was above 0, -1 elsewhere. Products of such vectors are
+        d - 2 * (number of bits that differ).
+
+    Raises:
+        ValueError: The bytes hold fewer or more dimensions.
+    """
+    if packed.shape[-1] != (dimensions + 7) // 8:
+        raise ValueError(f"{packed.shape[-1]} bytes do not hold {dimensions} dimensions")
+    bits = np.unpackbits(packed, axis=-1, count=dimensions).astype(np.int8)
+    signs: Array = 2 * bits - 1
+    return signs
 
 
 def byte_length(tensor: pb.Tensor) -> int:

@@ -123,11 +123,14 @@ class EmbedOptions(google.protobuf.message.Message):
     dimensions: builtins.int
     """Keep the first dimensions only (Matryoshka), before normalizing. Default: all."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
-    """FLOAT32 (default), BFLOAT16, FLOAT16, INT8 or BINARY. INT8 is round(127 x) of the normalized
-    vector, so it needs `normalize`. BINARY has a one for every dimension above 0.
+    """FLOAT32 (default), BFLOAT16, FLOAT16, INT8 or BINARY. INT8 is round(x / scale) with a scale of
+    each vector's own, max|x| / 127 (`Embedding.scales`). BINARY has a one for every dimension above
+    0, packed as numpy.packbits does: the first dimension in the highest bit of the first byte.
     """
     truncate: builtins.bool
-    """Cut texts that are too long at the model's limit, and say so, instead of refusing them."""
+    """Keep the beginning of texts that are too long for the model, and say so, instead of refusing
+    them. Special tokens that the tokenizer puts at the end stay there.
+    """
     offset_unit: Global___OffsetUnit.ValueType
     """Unit of the spans."""
     prompt_name: builtins.str
@@ -235,13 +238,18 @@ class Embedding(google.protobuf.message.Message):
     VECTORS_FIELD_NUMBER: builtins.int
     NUM_TOKENS_FIELD_NUMBER: builtins.int
     TRUNCATED_FIELD_NUMBER: builtins.int
+    SCALES_FIELD_NUMBER: builtins.int
     num_tokens: builtins.int
     """Tokens read."""
     truncated: builtins.bool
-    """The text was cut."""
+    """The text was cut, to `num_tokens`."""
     @property
     def vectors(self) -> headstream.v1.tensor_pb2.Tensor:
         """[d], or [number of spans, d]."""
+
+    @property
+    def scales(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Of INT8, one a vector: times its elements it gives the values. It is 0 for a vector of zeros."""
 
     def __init__(
         self,
@@ -249,9 +257,10 @@ class Embedding(google.protobuf.message.Message):
         vectors: headstream.v1.tensor_pb2.Tensor | None = ...,
         num_tokens: builtins.int = ...,
         truncated: builtins.bool = ...,
+        scales: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["vectors", b"vectors"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["num_tokens", b"num_tokens", "truncated", b"truncated", "vectors", b"vectors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["num_tokens", b"num_tokens", "scales", b"scales", "truncated", b"truncated", "vectors", b"vectors"]) -> None: ...
 
 Global___Embedding: typing_extensions.TypeAlias = Embedding
 

@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import headstream.v1.embeddings_service_pb2
+import headstream.v1.tensor_pb2
 import headstream.v1.types_pb2
 import sys
 import typing
@@ -137,6 +138,7 @@ class Model(google.protobuf.message.Message):
     EOS_TOKEN_IDS_FIELD_NUMBER: builtins.int
     EMBEDDING_FIELD_NUMBER: builtins.int
     BIDIRECTIONAL_FIELD_NUMBER: builtins.int
+    EMBEDDING_CHOICES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name to use in requests."""
     state: Global___ModelState.ValueType
@@ -171,6 +173,10 @@ class Model(google.protobuf.message.Message):
     def embedding(self) -> Global___EmbeddingDefaults:
         """How its own vectors are made: what holds where a request does not say."""
 
+    @property
+    def embedding_choices(self) -> Global___EmbeddingChoices:
+        """What vectors Embed can make."""
+
     def __init__(
         self,
         *,
@@ -185,11 +191,42 @@ class Model(google.protobuf.message.Message):
         eos_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         embedding: Global___EmbeddingDefaults | None = ...,
         bidirectional: builtins.bool = ...,
+        embedding_choices: Global___EmbeddingChoices | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["embedding", b"embedding", "fingerprint", b"fingerprint", "limits", b"limits", "sizes", b"sizes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "bidirectional", b"bidirectional", "capabilities", b"capabilities", "embedding", b"embedding", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sizes", b"sizes", "state", b"state"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["embedding", b"embedding", "embedding_choices", b"embedding_choices", "fingerprint", b"fingerprint", "limits", b"limits", "sizes", b"sizes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "bidirectional", b"bidirectional", "capabilities", b"capabilities", "embedding", b"embedding", "embedding_choices", b"embedding_choices", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sizes", b"sizes", "state", b"state"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class EmbeddingChoices(google.protobuf.message.Message):
+    """What `EmbedOptions` can ask of a model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POOLINGS_FIELD_NUMBER: builtins.int
+    DTYPES_FIELD_NUMBER: builtins.int
+    MAX_DIMENSIONS_FIELD_NUMBER: builtins.int
+    max_dimensions: builtins.int
+    """`dimensions` is 1 to this."""
+    @property
+    def poolings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[headstream.v1.embeddings_service_pb2.Pooling.ValueType]:
+        """From tokens to one vector."""
+
+    @property
+    def dtypes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[headstream.v1.tensor_pb2.DataType.ValueType]:
+        """Element types."""
+
+    def __init__(
+        self,
+        *,
+        poolings: collections.abc.Iterable[headstream.v1.embeddings_service_pb2.Pooling.ValueType] | None = ...,
+        dtypes: collections.abc.Iterable[headstream.v1.tensor_pb2.DataType.ValueType] | None = ...,
+        max_dimensions: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dtypes", b"dtypes", "max_dimensions", b"max_dimensions", "poolings", b"poolings"]) -> None: ...
+
+Global___EmbeddingChoices: typing_extensions.TypeAlias = EmbeddingChoices
 
 @typing.final
 class EmbeddingDefaults(google.protobuf.message.Message):

@@ -140,6 +140,10 @@ class Settings(BaseSettings):
     grace: Pause = 60.0
     """Seconds that running calls may take to end when the server stops."""
 
+    engine_restarts: Annotated[int, Field(ge=0)] = 5
+    """Times in a row that an engine which has ended is started again, after 1, 2, 4 ... seconds.
+    Then liveness fails, so that a supervisor starts the process anew."""
+
     # --- Connections ---
     max_streams: Count = 256
     """Calls at once on one connection."""

@@ -32,6 +32,7 @@ from headstream.server.wire.inputs import (
     parse_input,
 )
 from headstream.server.wire.spans import parse_spans, pool_positions
+from headstream.server.wire.tensors import SCALE_BYTES
 from headstream.server.wire.vectors import finish_vectors
 from headstream.v1 import embeddings_service_pb2 as pb
 
@@ -139,18 +140,18 @@ class Embedder:
                 pooled = event.vectors or pooled
         if pooled is None:
             raise EngineFault("the engine ended an embedding without its vectors")
-        vectors = finish_vectors(
+        embedding = finish_vectors(
             pooled,
             options.dimensions,
             normalize=options.normalize,
             dtype=options.dtype,
             single=item.single,
         )
-        current_call().tensor_bytes += len(vectors.data)
-        self._metrics.reply_bytes.labels(self._model.name, "vectors").inc(len(vectors.data))
-        embedding = pb.Embedding(
-            vectors=vectors, num_tokens=len(item.tokens), truncated=item.truncated
-        )
+        embedding.num_tokens = len(item.tokens)
+        embedding.truncated = item.truncated
+        num_bytes = len(embedding.vectors.data) + SCALE_BYTES * len(embedding.scales)
+        current_call().tensor_bytes += num_bytes
+        self._metrics.reply_bytes.labels(self._model.name, "vectors").inc(num_bytes)
         return pb.EmbedResult(embedding=embedding)
 
 

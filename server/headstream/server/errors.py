@@ -3,11 +3,11 @@
 
     ServiceError
     ├── InvalidRequest      INVALID_ARGUMENT     INVALID_FIELD       names the field and the limit
+    │   └── NoChatTemplate  FAILED_PRECONDITION  NO_CHAT_TEMPLATE
     ├── MalformedRequest    INVALID_ARGUMENT     MALFORMED_MESSAGE
     ├── ModelNotFound       NOT_FOUND            MODEL_NOT_FOUND
     ├── NotServed           UNIMPLEMENTED        NOT_SERVED
     ├── ModelLoading        FAILED_PRECONDITION  MODEL_LOADING
-    ├── NoChatTemplate      FAILED_PRECONDITION  NO_CHAT_TEMPLATE
     ├── ReplyTooLarge       RESOURCE_EXHAUSTED   REPLY_TOO_LARGE
     ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
     ├── SessionLimit        RESOURCE_EXHAUSTED   SESSION_LIMIT       names the limit
@@ -109,14 +109,14 @@ class ModelLoading(ServiceError):
     reason = "MODEL_LOADING"
 
 
-class NoChatTemplate(ServiceError):
+class NoChatTemplate(InvalidRequest):
     """The checkpoint brings no template for chats."""
 
     code = Code.FAILED_PRECONDITION
     reason = "NO_CHAT_TEMPLATE"
 
     def __init__(self, field: str) -> None:
-        super().__init__(f"{field}: the model has no chat template; send text or token_ids")
+        super().__init__(field, "the model has no chat template; send text or token_ids")
 
 
 class ReplyTooLarge(ServiceError):

@@ -12,11 +12,13 @@ import structlog
 
 from headstream.server.admin import AdminServer
 from headstream.server.config import Settings
-from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading
+from headstream.server.engine.state import EngineState
 from headstream.server.errors import ConfigError
 from headstream.server.health import Health
 from headstream.server.interceptor import CallInterceptor
+from headstream.server.keeper import EngineKeeper
 from headstream.server.listener import bind, make_server, service_names
 from headstream.server.liveness import Heartbeat
 from headstream.server.metrics import Metrics
@@ -70,6 +72,8 @@ class Front:
             self.metrics.registry, alive=lambda: self.alive, ready=lambda: self.health.serving
         )
         self._starting: list[ServedModel] = []
+        self._keepers: list[EngineKeeper] = []
+        self._keeping: list[asyncio.Task[None]] = []
         for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
             self._listen_to(model, heartbeat)
 
@@ -77,6 +81,8 @@ class Front:
         def on_state(state: EngineState) -> None:
             self.metrics.engine_up.labels(model.name).set(state is EngineState.SERVING)
             log.info("engine", model=model.name, state=state.value)
+            if state is EngineState.LOADING:
+                heartbeat.begin()
             self.health.update_soon()
 
         self.metrics.engine_up.labels(model.name).set(0)
@@ -87,8 +93,12 @@ class Front:
     @property
     def alive(self) -> bool:
         """Whether the process should be left running."""
-        failed = any(model.handle.state is EngineState.FAILED for model in self.models)
-        return not failed and all(heartbeat.alive for heartbeat in self._heartbeats)
+        given_up = any(keeper.given_up for keeper in self._keepers)
+        return not given_up and all(
+            heartbeat.alive
+            for model, heartbeat in zip(self.models, self._heartbeats, strict=True)
+            if model.handle.state is not EngineState.FAILED  # its keeper sees to it
+        )
 
     async def listen(self) -> Ports:
         """Take the ports first, so that a mistake shows before minutes of loading."""
@@ -116,6 +126,18 @@ class Front:
                     group.create_task(self._load_one(model, on_progress))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
+        for model in self.models:
+            self._keep(model)
+
+    def _keep(self, model: ServedModel) -> None:
+        async def restart() -> None:
+            self.metrics.engine_restarts.labels(model.name).inc()
+            await model.start(self._settings, lambda _: None)
+            await self.health.update()
+
+        keeper = EngineKeeper(model, restart, self._settings.engine_restarts)
+        self._keepers.append(keeper)
+        self._keeping.append(asyncio.create_task(keeper.run(), name=f"keeper of {model.name}"))
 
     async def _load_one(self, model: ServedModel, on_progress: Callable[[Loading], None]) -> None:
         self._starting.append(model)
@@ -127,6 +149,8 @@ class Front:
     async def drain(self) -> None:
         """Stop gently: leave the load balancer, wait, refuse new calls, let the open ones end."""
         settings = self._settings
+        for task in self._keeping:
+            task.cancel()
         self.health.draining = True
         await self.health.update()
         log.info("draining", delay=settings.drain_delay, grace=settings.grace)
@@ -140,6 +164,9 @@ class Front:
 
     async def close(self) -> None:
         """Stop at once what is still there."""
+        for task in self._keeping:
+            task.cancel()
+        await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._server.stop(None)
         for model in self._starting:
             await model.handle.stop()

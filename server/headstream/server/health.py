@@ -13,7 +13,11 @@ from headstream.server.models import Models
 
 
 class Health:
-    """SERVING for "" and every service while all engines answer and the server is not draining."""
+    """SERVING for "" and every service while a model answers and the server is not draining.
+
+    All models must have been loaded before. Each has a name of its own besides, ``model/NAME``:
+    SERVING while its engine answers.
+    """
 
     def __init__(self, models: Models, services: Sequence[str]) -> None:
         self.servicer: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - set at import
@@ -29,12 +33,18 @@ class Health:
 
     async def update(self) -> None:
         """Tell everyone who watches."""
-        status = HealthCheckResponse.SERVING if self.serving else HealthCheckResponse.NOT_SERVING
         for name in self._names:
-            await self.servicer.set(name, status)
+            await self.servicer.set(name, _status(self.serving))
+        for model in self._models:
+            serving = model.serving and not self.draining
+            await self.servicer.set(f"model/{model.name}", _status(serving))
 
     def update_soon(self) -> None:
         """The same, from where nothing can be awaited."""
         task = asyncio.get_running_loop().create_task(self.update())
         self._updates.add(task)
         task.add_done_callback(self._updates.discard)
+
+
+def _status(serving: bool) -> HealthCheckResponse.ServingStatus:
+    return HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING

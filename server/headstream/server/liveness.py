@@ -16,8 +16,12 @@ class Heartbeat:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last_report: float | None = None  # none yet: it is still loading
-        self._last_progress = clock()
+        self.begin()
+
+    def begin(self) -> None:
+        """The engine starts, or starts again: it is given the time that it takes to load."""
+        self._last_report: float | None = None
+        self._last_progress = self._clock()
         self._last_step = -1
         self._has_work = False
 

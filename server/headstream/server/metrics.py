@@ -66,6 +66,9 @@ class Metrics:
         )
         # Engine
         self.engine_up = gauge("engine_up", "1 while the engine answers.")
+        self.engine_restarts = counter(
+            "engine_restarts", "Times that an engine which had ended was started again."
+        )
         self.running = gauge("sequences_running", "Sequences in the engine's batch.")
         self.queue_depth = gauge("queue_depth", "Sequences waiting in the engine.")
         self.queue_tokens = gauge("queue_tokens", "Tokens waiting in the engine.")

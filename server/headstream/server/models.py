@@ -10,8 +10,9 @@ from pathlib import Path
 from headstream.server.admission import Admission
 from headstream.server.call import current_call
 from headstream.server.config import Settings
-from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading, Ready, Vocabulary
+from headstream.server.engine.state import EngineState
 from headstream.server.errors import (
     EngineStartError,
     EngineUnavailable,
@@ -91,8 +92,9 @@ class Models:
 
     @property
     def serving(self) -> bool:
-        """Whether every model answers."""
-        return all(model.serving for model in self)
+        """Whether all have been loaded and one of them answers: a dead one takes no other along."""
+        loaded = all(model.loaded is not None for model in self)
+        return loaded and any(model.serving for model in self)
 
     def find(self, name: str) -> ServedModel:
         """The model of that name.
@@ -111,14 +113,17 @@ class Models:
         Raises:
             ModelNotFound: There is none.
             ModelLoading: Not yet.
-            EngineUnavailable: No more.
+            EngineUnavailable: Not now: its engine has ended, and may be starting again.
         """
         model = self.find(name)
         current_call().model = model.name
-        if model.handle.state is EngineState.FAILED:
-            raise EngineUnavailable("the engine of this model has stopped")
-        if model.loaded is None or not model.serving:
+        if model.loaded is None and model.handle.state in {
+            EngineState.LOADING,
+            EngineState.SERVING,
+        }:
             raise ModelLoading("the model is being loaded")
+        if model.loaded is None or not model.serving:
+            raise EngineUnavailable("the engine of this model has stopped")
         return model.loaded
 
     def get_for_logits(self, name: str, method: str) -> LoadedModel:

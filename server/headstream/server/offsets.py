@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
+from unicodedata import category
 
 Range = tuple[int, int]
 
@@ -38,7 +40,9 @@ def align(
 
     A surface that stands in the text where the token before it ended is taken at its word: this
     is exact even for tokens that hold part of a character. Where normalisation changed the text,
-    the tokenizer's own code point offsets decide, turned into bytes.
+    the tokenizer's own code point offsets decide, turned into bytes: tokens that share a character
+    (a ligature taken apart, a syllable in letters) all have the whole of it, and accents that were
+    dropped belong to their letter.
 
     Args:
         text: The text in UTF-8.
@@ -51,19 +55,78 @@ def align(
     """
     starts = char_starts(text)
     ranges: list[Range] = []
-    position = 0
+    position = start = 0  # where the token before ended, and where it started
     for surface, (first, last), is_added in zip(surfaces, char_offsets, added, strict=True):
         if is_added:
             ranges.append((position, position))
+            start = position
             continue
         told = (starts[first], starts[last])
         found = _find(text, surface, position)
         # A chance match (normalisation dropped or doubled something) lies outside what was told.
         if found is None or not (found[0] < told[1] and told[0] < found[1]):
-            found = (max(position, told[0]), max(position, told[1]))
+            start = _take_back(text, ranges, position, told[1], start)
+            found = (max(start, told[0]), max(start, told[1]))
         ranges.append(found)
-        position = found[1]
-    return ranges
+        start, position = found[0], max(position, found[1])
+    return _with_marks(text, ranges)
+
+
+def _take_back(text: bytes, ranges: list[Range], position: int, end: int, start: int) -> int:
+    """Widen the tokens that were taken at their word inside of a character that was changed.
+
+    Its first bytes may stand in the text by chance, as those of a letter with another accent do.
+
+    Args:
+        text: As of :func:`align`.
+        ranges: Of the tokens before, changed in place.
+        position: Where the last of them ended.
+        end: Where the token ends that does not stand there.
+        start: Where the last of them started.
+
+    Returns:
+        Where it starts now.
+    """
+    letter = position
+    while letter < len(text) and text[letter] & 0xC0 == 0x80:
+        letter -= 1
+    if letter == position:
+        return start
+    for index in range(len(ranges) - 1, -1, -1):
+        first, last = ranges[index]
+        if last <= letter:
+            break
+        ranges[index] = (min(first, letter), max(last, end))
+    return min(start, letter)
+
+
+def _with_marks(text: bytes, ranges: Sequence[Range]) -> list[Range]:
+    """The ranges, with the combining marks behind them that normalisation composed or dropped."""
+    widened = list(ranges)
+    end = 0  # of the tokens before
+    for index, start in enumerate([*(start for start, _ in ranges), len(text)]):
+        if start > end > 0:
+            with_marks = end + _marks_length(text[end:start])
+            before = index
+            while before and widened[before - 1][1] == end:
+                before -= 1
+                first = widened[before][0]
+                widened[before] = (first if first < end else with_marks, with_marks)
+        if index < len(ranges):
+            end = max(end, ranges[index][1])
+    return widened
+
+
+def _marks_length(text: bytes) -> int:
+    """Bytes of the marks that a text begins with."""
+    if text[0] < 0x80:  # as most are: a space
+        return 0
+    return len("".join(takewhile(_is_mark, text.decode(errors="ignore"))).encode())
+
+
+def _is_mark(letter: str) -> bool:
+    """Whether a code point belongs to the letter before: combining, or the rest of a syllable."""
+    return category(letter).startswith("M") or "\u1160" <= letter <= "\u11ff"
 
 
 def _find(text: bytes, surface: bytes, position: int) -> Range | None:

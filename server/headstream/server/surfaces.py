@@ -12,6 +12,7 @@ Style = Literal["byte_level", "sentencepiece", "wordpiece", "plain"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_MARK = "\u2581"
+_IN_NO_VOCABULARY = "\U0010ffff"  # Unicode keeps it free of any meaning
 
 
 def byte_of_letter() -> dict[str, int]:
@@ -43,6 +44,14 @@ def find_style(tokenizer: Tokenizer) -> Style:
     return "plain"
 
 
+def find_unknown(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that the model writes for what its vocabulary lacks: one, or none, or bytes."""
+    try:
+        return frozenset(token.id for token in tokenizer.model.tokenize(_IN_NO_VOCABULARY))
+    except Exception:  # the library raises bare Exception where the model has none
+        return frozenset()
+
+
 class Surfaces:
     """Token id -> bytes, computed when asked and then kept."""
 
@@ -52,6 +61,8 @@ class Surfaces:
         self._bytes = byte_of_letter()
         added = tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
+        # Without the token for what the vocabulary lacks: that one stands for text.
+        self.control_ids = self.special_ids - find_unknown(tokenizer)
         self._known: dict[int, bytes] = {}
 
     def __getitem__(self, token_id: int) -> bytes:

@@ -62,7 +62,7 @@ class TextTokenizer:
             byte_ranges=tuple(byte_ranges),
             char_ranges=tuple(char_ranges(data, byte_ranges)),
             special=tuple(
-                is_added or token_id in self.surfaces.special_ids
+                is_added or token_id in self.surfaces.control_ids
                 for token_id, is_added in zip(encoding.ids, added, strict=True)
             ),
         )
@@ -70,7 +70,7 @@ class TextTokenizer:
     def describe(self, ids: Sequence[int]) -> TokenizedText:
         """The table of given tokens. Their text is the surfaces of those not special, joined."""
         surfaces = tuple(self.surfaces[token_id] for token_id in ids)
-        special = tuple(token_id in self.surfaces.special_ids for token_id in ids)
+        special = tuple(token_id in self.surfaces.control_ids for token_id in ids)
         byte_ranges: list[tuple[int, int]] = []
         parts: list[bytes] = []
         end = 0

@@ -19,8 +19,9 @@ import pytest
 
 from headstream.model.outputs import LogitsSpec, Outputs
 from headstream.server.engine.config import EngineConfig
-from headstream.server.engine.handle import EngineHandle, EngineState
+from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading, StepReport
+from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import Event
 from headstream.server.errors import EngineStartError, EngineUnavailable
 
@@ -162,6 +163,17 @@ async def test_start_fails_with_the_reason(tmp_path: Path, cache_dir: Path) -> N
         await handle.start()
     assert handle.state is EngineState.FAILED
     await handle.stop()
+
+
+async def test_an_end_that_was_asked_for_is_no_failure(tiny_gemma: Path, cache_dir: Path) -> None:
+    handle = EngineHandle(_config(tiny_gemma, cache_dir))
+    states: list[EngineState] = []
+    handle.on_state(states.append)
+    await handle.start()
+    await handle.stop()
+    assert states == [EngineState.SERVING, EngineState.STOPPED]
+    with pytest.raises(EngineUnavailable):
+        handle.submit(PROMPT)
 
 
 async def test_budget_too_small_is_refused_at_start(tiny_gemma: Path, cache_dir: Path) -> None:

@@ -18,7 +18,7 @@ from headstream.server.errors import EngineUnavailable
 from headstream.server.tokenizer import TextTokenizer
 from headstream.server.wire.tensors import CHUNK_BYTES
 from headstream.v1 import embeddings_service_pb2 as pb
-from headstream.v1 import embeddings_service_pb2_grpc, types_pb2
+from headstream.v1 import embeddings_service_pb2_grpc, tensor_pb2, types_pb2
 
 TOKENIZER = TextTokenizer(tiny_tokenizers.byte_level_tokenizer())
 
@@ -93,6 +93,77 @@ async def test_spans_pool_their_own_tokens(running: Running) -> None:
 def surfaces(text: str, positions: tuple[int, ...]) -> list[str]:
     tokens = TOKENIZER.encode(text)
     return [tokens.surfaces[position].decode() for position in positions]
+
+
+def ids(*values: int) -> pb.EmbedInput:
+    return pb.EmbedInput(input=types_pb2.Input(token_ids=types_pb2.TokenIds(ids=values)))
+
+
+BAD = [
+    (pb.EmbedInput(), 3, "input: set text, token_ids or chat"),
+    (item(""), 3, "input.text: is empty"),
+    (item("é" * 257), 3, "input.text: has 514 bytes; the limit is 512"),
+    (item("x" * 100), 3, "the model takes 64"),
+    (ids(), 3, "input.token_ids: is empty"),
+    (ids(40, 100_000), 3, "input.token_ids.ids[1]: 100000 is not in [0, "),
+    (ids(*[40] * 65), 3, "input: has 65 tokens; the model takes 64"),
+    (ids(0, 0), 3, "no token is left to pool: all are special"),
+    (item("fish", (0, 2), (3, 3)), 3, "spans[1]: [3, 3) is empty"),
+    (item("fish", (3, 1)), 3, "spans[0]: [3, 1) is empty"),
+    (item("fish", (4, 9)), 3, "spans[0]: [4, 9) holds no token"),
+    (
+        pb.EmbedInput(
+            input=types_pb2.Input(
+                chat=types_pb2.Chat(messages=[types_pb2.ChatMessage(role="user", content="a")])
+            )
+        ),
+        9,
+        "input.chat: the model has no chat template",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bad", "code", "message"), BAD, ids=[message for *_, message in BAD])
+async def test_every_kind_of_bad_item_fails_alone(
+    running: Running, bad: pb.EmbedInput, code: int, message: str
+) -> None:
+    before, failed, after = (await embed(running, item("a"), bad, item("b"))).results
+    assert before.HasField("embedding")
+    assert after.HasField("embedding")
+    assert failed.error.code == code
+    assert failed.error.message.startswith("inputs[1]")
+    assert message in failed.error.message
+    assert failed.error.reason == {3: "INVALID_FIELD", 9: "NO_CHAT_TEMPLATE"}[code]
+    assert len(running.handle.jobs) == 2
+
+
+async def test_int8_brings_its_scales(running: Running) -> None:
+    reply = await embed(
+        running,
+        item("fish", (0, 1), (1, 4)),
+        item("b"),
+        dtype=tensor_pb2.DATA_TYPE_INT8,
+        normalize=False,
+        dimensions=5,
+    )
+    spans, whole = (result.embedding for result in reply.results)
+    plain = await embed(running, item("fish", (0, 1), (1, 4)), normalize=False, dimensions=5)
+    assert list(spans.vectors.shape) == [2, 5]
+    codes = np.frombuffer(spans.vectors.data, "i1").reshape(2, 5)
+    np.testing.assert_allclose(
+        codes * np.array(spans.scales)[:, None], values(plain.results[0]), rtol=1e-6
+    )
+    assert list(whole.vectors.shape) == [5]
+    assert len(whole.scales) == 1
+    assert reply.usage.tensor_bytes == 3 * (5 + 4)
+
+
+async def test_dimensions_beyond_the_model_name_the_limit(running: Running) -> None:
+    for dimensions in (0, D_MODEL + 1):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await embed(running, item("fish"), dimensions=dimensions)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == f"options.dimensions: {dimensions} is not in [1, 8]"
 
 
 async def test_truncation_is_told(running: Running) -> None:

@@ -13,7 +13,7 @@ import front_fakes
 import front_values
 from front_fakes import Running
 from front_values import MAX_MODEL_LEN
-from headstream.server.engine.handle import EngineState
+from headstream.server.engine.state import EngineState
 from headstream.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
@@ -94,6 +94,9 @@ async def test_get_model(running: Running) -> None:
     assert model.limits.max_text_bytes == 8 * MAX_MODEL_LEN
     assert model.sizes.layers == front_values.N_LAYERS
     assert list(model.eos_token_ids) == [1]
+    choices = model.embedding_choices
+    assert (len(choices.poolings), choices.max_dimensions) == (4, front_values.D_MODEL)
+    assert set(choices.dtypes) == {1, 2, 3, 4, 5}, "all but INT32"
     assert (model.fingerprint.dtype, model.fingerprint.quantization) == ("float32", "none")
     served = {capability.method for capability in model.capabilities if capability.served}
     unserved = {capability.method for capability in model.capabilities if not capability.served}

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import front_values
 import tiny_tokenizers
@@ -50,3 +55,18 @@ def test_cut_tokens_keep_the_mark_at_the_end() -> None:
     assert kept.surfaces == (b"[CLS]", b"the", b"chick", b"[SEP]")
     assert cut_tokens(tokens, len(tokens)) is tokens
     assert len(cut_tokens(tokens, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "marks"),
+    [(tiny_tokenizers.word_piece_tokenizer, 2), (tiny_tokenizers.byte_level_tokenizer, 1)],
+)
+@given(text=st.text("the chicken crossed é日", min_size=1, max_size=60), room=st.integers(1, 40))
+def test_tokens_are_cut_as_the_tokenizer_itself_does(
+    make: Callable[[], Tokenizer], marks: int, text: str, room: int
+) -> None:
+    limit = marks + room
+    library = make()
+    kept = cut_tokens(TextTokenizer(library).encode(text), limit)
+    library.enable_truncation(limit)
+    assert list(kept.ids) == library.encode(text).ids

@@ -212,11 +212,6 @@ EDGES: list[tuple[str, Check, Check]] = [
         lambda: options(dtype=tensor_pb2.DATA_TYPE_INT32),
     ),
     (
-        "options.dtype",
-        lambda: options(dtype=tensor_pb2.DATA_TYPE_INT8),
-        lambda: options(dtype=tensor_pb2.DATA_TYPE_INT8, normalize=False),
-    ),
-    (
         "options.prompt_name",
         lambda: options(prompt_name="query"),
         lambda: options(prompt_name="question"),

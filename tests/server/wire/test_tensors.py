@@ -47,7 +47,7 @@ def test_message() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "size"),
-    [("float32", 36), ("bfloat16", 18), ("float16", 18), ("int8", 9), ("binary", 2)],
+    [("float32", 36), ("bfloat16", 18), ("float16", 18), ("int8", 13), ("binary", 2)],
 )
 def test_sizes(dtype: VectorDtype, size: int) -> None:
     assert size_of(dtype, 9) == size

@@ -1,8 +1,7 @@
 """The attention interface: one signature for every device.
 
 A family hands over the fresh queries, keys and values of all N rows; the backend writes keys and
-values into the block pool and answers with the attended values. It is shaped like
-``torch.nn.attention.varlen.varlen_attn`` over a paged pool.
+values into the block pool and answers with the attended values.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -37,3 +38,18 @@ class Model(Protocol):
     def final_norm(self, resid: Tensor) -> Tensor:
         """The final norm of rows [R, d] -> [R, d]."""
         ...
+
+
+Layer = Callable[[Tensor, Tensor, Attend], None]
+"""(resid [N, d], positions int64 [N], attend): adds to ``resid`` in place."""
+
+
+def run_layers(
+    layers: Sequence[Layer], resid: Tensor, positions: Tensor, attend: Attend, taps: Taps
+) -> Tensor:
+    """Run ``layers`` over ``resid`` [N, d] in place, which ``taps`` see before and after each."""
+    taps.record(0, resid)
+    for index, layer in enumerate(layers):
+        layer(resid, positions, attend)
+        taps.record(index + 1, resid)
+    return resid

@@ -15,6 +15,7 @@ from torch import Tensor
 from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
+from headstream.model.families.base import run_layers
 from headstream.model.kernels import Kernels
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
@@ -94,11 +95,7 @@ class BertModel:
         words = self._embed(input_ids)  # [N, d]
         total = words + self._positions.index_select(0, positions)  # float32 [N, d]
         resid = self._layer_norm(total, self._norm).to(words.dtype)  # [N, d]
-        taps.record(0, resid)
-        for index, layer in enumerate(self._layers):
-            layer(resid, positions, attend)
-            taps.record(index + 1, resid)
-        return resid
+        return run_layers(self._layers, resid, positions, attend, taps)
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] as they are: the last layer has normed them."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from headstream.model.attention.base import Attend
 from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
+from headstream.model.families.base import run_layers
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.turn_heads import RopeTable, Turn
 from headstream.model.layers.embedding import Embedding
@@ -48,11 +49,7 @@ class LlamaModel:
     def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, taps: Taps) -> Tensor:
         """Packed rows int64 [N] -> residual stream [N, d] before the final norm."""
         resid = self._embed(input_ids)  # [N, d]
-        taps.record(0, resid)
-        for index, layer in enumerate(self._layers):
-            layer(resid, positions, attend)
-            taps.record(index + 1, resid)
-        return resid
+        return run_layers(self._layers, resid, positions, attend, taps)
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""

@@ -115,11 +115,12 @@ def _look_through(logits: Tensor, count: int, keep: list[int], targets: Tensor |
     totals, weighted = torch.stack([weights, weights * below]).sum(dim=2)  # [slice] each
     log_totals = values[:, 0].double() + totals.log()
     entropies = totals.log() - weighted / totals
-    found = None if targets is None else _look_at(logits, targets, entropies.float())
+    found = None if targets is None else look_at(logits, targets, entropies.float())
     return LogitRows(*leading, log_totals.float(), logits[keep], found)
 
 
-def _look_at(logits: Tensor, targets: Tensor, entropies: Tensor) -> Targets:
+def look_at(logits: Tensor, targets: Tensor, entropies: Tensor) -> Targets:
+    """What is known of ``targets`` int64 [R] in rows of ``logits`` [R, V], with torch."""
     ids = targets.clamp(min=0)[:, None]  # [R, 1]
     chosen = logits.gather(1, ids)
     lower = torch.arange(logits.shape[1], device=logits.device) < ids

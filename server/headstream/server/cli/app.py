@@ -7,6 +7,7 @@ import typer
 from headstream.server.cli.demo import demo
 from headstream.server.cli.embed import embed
 from headstream.server.cli.generate import generate
+from headstream.server.cli.lookup import lookup
 from headstream.server.cli.models import models
 from headstream.server.cli.score import score
 from headstream.server.cli.serve import serve
@@ -28,3 +29,4 @@ app.command()(generate)
 app.command()(embed)
 app.command()(score)
 app.command()(models)
+app.add_typer(lookup, name="lookup")

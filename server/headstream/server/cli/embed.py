@@ -15,9 +15,10 @@ from headstream.server.cli.embed_file import embed_file, is_file
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from headstream.client import Client, EmbedOptions
+    from headstream.client import Client, EmbedOptions, EmbedResult, TextEmbedding
 
 Pooling: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 
 
 def embed(
@@ -36,6 +37,15 @@ def embed(
     prompt_name: Annotated[
         str | None, typer.Option(help="One of the model's own prompts instead.")
     ] = None,
+    dimensions: Annotated[
+        int | None, typer.Option(min=1, help="Keep the first ones only (Matryoshka).")
+    ] = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Of the vectors; the scales of int8 are in --json.")
+    ] = "float32",
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut texts that are too long, and say so.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write the vectors as .npy; of a file also .parquet."),
@@ -56,6 +66,8 @@ def embed(
         raise typer.BadParameter("give one of --prompt and --prompt-name")
     if tokens and (prompt is not None or prompt_name is not None):
         raise typer.BadParameter("prompts do not go with --tokens")
+    if tokens and (dimensions is not None or dtype != "float32" or truncate):
+        raise typer.BadParameter("--dimensions, --dtype and --truncate do not go with --tokens")
     if not tokens and len(layers) != 1:
         raise typer.BadParameter("several layers go with --tokens")
     options: EmbedOptions = {
@@ -63,6 +75,9 @@ def embed(
         "pooling": pooling,
         "prompt": prompt,
         "prompt_name": prompt_name,
+        "dimensions": dimensions,
+        "dtype": dtype,
+        "truncate": truncate,
     }
     whole_file = output is not None and len(texts) == 1 and not tokens and is_file(texts[0])
     if whole_file and as_json:
@@ -78,8 +93,8 @@ def embed(
         if tokens:
             vectors = _tokens(client, texts[0], model, layers, as_json=as_json)
         else:
-            vectors = client.embed(texts, model=model, **options)
-            _show_texts(texts, vectors, as_json=as_json)
+            results = client.embed_each(texts, model=model, **options)
+            vectors = _show_texts(texts, results, as_json=as_json)
     if output is not None:
         import numpy as np
 
@@ -87,18 +102,40 @@ def embed(
         typer.echo(f"{output}: {vectors.dtype} {list(vectors.shape)}", err=True)
 
 
-def _show_texts(texts: list[str], vectors: NDArray[Any], *, as_json: bool) -> None:
-    """The cosines of the texts, whose vectors are [n, d]; or the vectors themselves."""
+def _show_texts(texts: list[str], results: list[EmbedResult], *, as_json: bool) -> NDArray[Any]:
+    """Show the cosines of the texts, or their vectors; returns these, [n, d].
+
+    Raises:
+        EmbedError: Some texts could not be embedded.
+    """
+    import numpy as np
     from rich.console import Console
 
+    from headstream.client import EmbedError, TextEmbedding
     from headstream.server.cli.views import vectors as views
 
+    embeddings = [result for result in results if isinstance(result, TextEmbedding)]
+    if len(embeddings) < len(results):
+        raise EmbedError([item for item in results if not isinstance(item, TextEmbedding)])
     if as_json:
-        for text, vector in zip(texts, vectors, strict=True):
-            line = {"text": text, "vector": vector.tolist()}
-            typer.echo(json.dumps(line, ensure_ascii=False))
+        for text, embedding in zip(texts, embeddings, strict=True):
+            typer.echo(json.dumps(_to_line(text, embedding), ensure_ascii=False))
     else:
-        Console(highlight=False).print(views.similarities(texts, vectors))
+        values = np.stack([embedding.to_float32() for embedding in embeddings])
+        Console(highlight=False).print(views.similarities(texts, values))
+    for index, embedding in enumerate(embeddings):
+        if embedding.truncated:
+            typer.echo(f"text {index} was cut to {embedding.num_tokens} tokens", err=True)
+    return np.stack([embedding.vectors for embedding in embeddings])
+
+
+def _to_line(text: str, embedding: TextEmbedding) -> dict[str, Any]:
+    line: dict[str, Any] = {"text": text, "vector": embedding.vectors.tolist()}
+    if embedding.scales is not None:
+        line["scale"] = float(embedding.scales)
+    if embedding.truncated:
+        line["truncated_to"] = embedding.num_tokens
+    return line
 
 
 def _tokens(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import itertools
 import shutil
 import tempfile
@@ -41,20 +40,13 @@ from headstream.server.engine.messages import (
     ToEngine,
     Vocabulary,
 )
+from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import SequenceStream, WireTensor
 from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
 
 _STOP_SECONDS = 5.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.engine")
-
-
-class EngineState(enum.Enum):
-    """Whether the engine answers."""
-
-    LOADING = "loading"
-    SERVING = "serving"
-    FAILED = "failed"
 
 
 class EngineHandle:
@@ -79,12 +71,15 @@ class EngineHandle:
         self._socket: zmq.asyncio.Socket | None = None  # until it is started
 
     async def start(self, on_progress: Callable[[Loading], None] = lambda _: None) -> None:
-        """Launch the engine and wait until its model is loaded.
+        """Launch the engine and wait until its model is loaded; also again, when it has ended.
 
         Raises:
             EngineStartError: the model cannot be loaded, or the engine died.
         """
+        if self._socket is not None:
+            await self._release(self._socket)
         self._on_progress = on_progress
+        self._set_state(EngineState.LOADING)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._directory = tempfile.mkdtemp(prefix="headstream-")
         address = f"ipc://{self._directory}/engine"
@@ -99,18 +94,22 @@ class EngineHandle:
 
     async def stop(self) -> None:
         """End the engine; sequences still running fail. Without a start there is nothing to do."""
-        self._set_state(EngineState.FAILED)
+        self._set_state(EngineState.STOPPED)
         if self._socket is None:
             return
         self._send(Shutdown())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._runs.wait(), _STOP_SECONDS)
+        await self._release(self._socket)
+
+    async def _release(self, socket: zmq.asyncio.Socket) -> None:
+        """Free what belongs to an engine that has ended, or ends now."""
         self._runs.kill()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._fail_all()
-        self._socket.close()
+        socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def submit(self, token_ids: Sequence[int], **options: Unpack[SubmitOptions]) -> SequenceStream:
@@ -277,7 +276,8 @@ class EngineHandle:
         self._runs.kill()
         await ended
         self._fail_start("the engine ended before it was ready")
-        self._set_state(EngineState.FAILED)
+        if self.state is not EngineState.STOPPED:
+            self._set_state(EngineState.FAILED)
         self._fail_all()
 
     def _fail_start(self, message: str) -> None:

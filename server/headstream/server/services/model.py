@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headstream.server.call import current_call
 from headstream.server.context import Context
-from headstream.server.engine.handle import EngineState
+from headstream.server.engine.state import EngineState
 from headstream.server.models import Models, ServedModel
 from headstream.server.wire.model import to_model
 from headstream.v1 import model_service_pb2 as pb
@@ -16,6 +16,7 @@ _STATES: dict[EngineState, pb.ModelState.ValueType] = {
     EngineState.LOADING: pb.MODEL_STATE_LOADING,
     EngineState.SERVING: pb.MODEL_STATE_SERVING,
     EngineState.FAILED: pb.MODEL_STATE_FAILED,
+    EngineState.STOPPED: pb.MODEL_STATE_FAILED,
 }
 
 

@@ -69,16 +69,13 @@ def parse_options(
     layer = options.layer if options.HasField("layer") else FINAL
     dimensions = options.dimensions if options.HasField("dimensions") else limits.d_model
     normalize = options.normalize if options.HasField("normalize") else defaults.normalize
-    dtype = parse_vector_dtype(f"{field}.dtype", options.dtype)
-    if dtype == "int8" and not normalize:
-        raise InvalidRequest(f"{field}.dtype", "INT8 is defined for normalized vectors only")
     prompt, prompt_field = _parse_prompt(field, options, limits, defaults)
     return VectorOptions(
         pooling=_parse_pooling(f"{field}.pooling", options.pooling, defaults),
         layer=resolve_layer(f"{field}.layer", layer, limits.n_layers),
         normalize=normalize,
         dimensions=check_int(f"{field}.dimensions", dimensions, 1, limits.d_model),
-        dtype=dtype,
+        dtype=parse_vector_dtype(f"{field}.dtype", options.dtype),
         truncate=options.truncate,
         unit=_UNITS[options.offset_unit],
         prompt=prompt,

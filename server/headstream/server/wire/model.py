@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from headstream.model.outputs import EmbeddingDefaults, PoolKind
 from headstream.server.engine.messages import Ready
 from headstream.server.limits import Limits
+from headstream.server.wire.tensors import VECTOR_TYPES
 from headstream.v1 import embeddings_service_pb2 as embed_pb
 from headstream.v1 import logits_service_pb2, types_pb2
 from headstream.v1 import model_service_pb2 as pb
@@ -63,6 +64,11 @@ def to_model(
         model.sizes.CopyFrom(_to_sizes(ready))
         model.embedding.CopyFrom(_to_embedding(ready.embedding))
         model.bidirectional = not ready.causal
+        model.embedding_choices.CopyFrom(
+            pb.EmbeddingChoices(
+                poolings=_POOLING.values(), dtypes=VECTOR_TYPES, max_dimensions=ready.d_model
+            )
+        )
     if limits is not None:
         model.limits.CopyFrom(_to_limits(limits))
     return model

@@ -16,6 +16,7 @@ CHUNK_BYTES = 1 << 20
 
 VectorDtype = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 
+SCALE_BYTES = 4  # that each int8 vector brings
 ITEM_BYTES: dict[WireDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _TO_PROTO: dict[str, tensor_pb2.DataType.ValueType] = {
@@ -36,6 +37,7 @@ _VECTORS: dict[int, VectorDtype] = {
     tensor_pb2.DATA_TYPE_INT8: "int8",
     tensor_pb2.DATA_TYPE_BINARY: "binary",
 }
+VECTOR_TYPES = tuple(_TO_PROTO.values())
 
 
 def parse_float_dtype(field: str, value: int) -> WireDtype:
@@ -55,7 +57,7 @@ def parse_vector_dtype(field: str, value: int) -> VectorDtype:
 def vector_bytes(dtype: VectorDtype, dimensions: int) -> int:
     """Bytes of one vector."""
     if dtype == "int8":
-        return dimensions
+        return dimensions + SCALE_BYTES
     if dtype == "binary":
         return (dimensions + 7) // 8
     return dimensions * ITEM_BYTES[dtype]

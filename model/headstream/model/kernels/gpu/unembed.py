@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headstream.model.kernels.gpu.linear import Product
-from headstream.model.kernels.unembed import LogitRows, Targets, Unembed
+from headstream.model.kernels.unembed import LogitRows, Targets, Unembed, look_at
 
 _CHUNK = 128  # entries of a row of which the largest is noted
 _PART = 4096  # entries of a row that one program sums
@@ -67,7 +67,7 @@ def _look_through(logits: Tensor, count: int, keep: list[int], targets: Tensor |
     log_totals = top[:, 0].double() + total.log()
     found = None
     if targets is not None:
-        found = _look_at(logits, targets, (total.log() - below / total).float())
+        found = look_at(logits, targets, (total.log() - below / total).float())
     kept = logits if len(keep) == rows else logits[keep]
     return LogitRows(values, ids, log_totals.float(), kept, found)
 
@@ -88,14 +88,6 @@ def _keys(values: Tensor, ids: Tensor) -> Tensor:
     bits = (values + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) - ids
-
-
-def _look_at(logits: Tensor, targets: Tensor, entropies: Tensor) -> Targets:
-    ids = targets.clamp(min=0)[:, None]  # [rows, 1]
-    chosen = logits.gather(1, ids)
-    lower = torch.arange(logits.shape[1], device=logits.device) < ids
-    ranks = (logits > chosen).sum(1) + ((logits == chosen) & lower).sum(1)
-    return Targets(chosen[:, 0], ranks, entropies)
 
 
 @triton.jit

@@ -1,0 +1,205 @@
+"""Documents on disk or in object storage: two tables of LanceDB, of chunks and of words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import lancedb
+import pyarrow as pa
+import structlog
+from lancedb.table import AsyncTable
+
+from headstream.lookup import tables
+from headstream.lookup.cache import Vectors
+from headstream.lookup.errors import ModelChanged
+from headstream.lookup.filters import DocumentFilter, is_one_of
+from headstream.lookup.identity import Identity
+from headstream.lookup.tables import CHUNKS, WORDS, ReadDocument
+from headstream.lookup.vector_index import VectorIndex
+
+RETRIES_WITHIN = timedelta(seconds=30)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.lookup")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row near to a query."""
+
+    row: Mapping[str, Any]  # its columns, but for the vector
+    score: float  # cosine
+
+
+class Store:
+    """The only writer of its tables; readers may be many.
+
+    Each table is changed in one commit, words before chunks: a document is there once its chunks
+    are, and after a crash in between the same document is simply written again.
+    """
+
+    def __init__(self, chunks: AsyncTable, words: AsyncTable, identity: Identity) -> None:
+        self.identity = identity
+        self._tables = {CHUNKS: chunks, WORDS: words}
+        self._schemas = {
+            name: tables.schema(name, identity.dimensions, identity.to_json())
+            for name in self._tables
+        }
+        self._indexes = {name: VectorIndex(table, name) for name, table in self._tables.items()}
+        self._writing = asyncio.Lock()
+        self._upkeep: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, uri: str, options: Mapping[str, str], identity: Identity) -> Store:
+        """Open the store at a path or a URL such as ``s3://bucket/path``, or make it.
+
+        Raises:
+            ModelChanged: It holds the vectors of another model.
+        """
+        # Every reader sees what is acknowledged, also where another machine has written it.
+        interval = timedelta(0)
+        database = await lancedb.connect_async(
+            uri, storage_options=dict(options), read_consistency_interval=interval
+        )
+        opened: list[AsyncTable] = []
+        for name in (WORDS, CHUNKS):
+            wanted = tables.schema(name, identity.dimensions, identity.to_json())
+            table = await _open_or_create(database, name, wanted)
+            kept: Any = (await table.schema()).metadata or {}
+            difference = Identity.from_json(kept[b"headstream"].decode()).difference(identity)
+            if difference:
+                raise ModelChanged(difference)
+            opened.append(table)
+        words, chunks = opened
+        return cls(chunks, words, identity)
+
+    async def digests(self, ids: Iterable[str]) -> dict[str, str]:
+        """The digest of each of these documents that is there."""
+        condition = f"number = 0 AND {is_one_of('document_id', list(ids))}"
+        rows = await self._rows(CHUNKS, condition, ("document_id", "digest"))
+        return {row["document_id"]: row["digest"] for row in rows}
+
+    async def write(self, documents: Sequence[ReadDocument]) -> None:
+        """Write documents in place of those of the same ids. It is done when this returns."""
+        chunks = tables.chunk_rows(documents, self._schemas[CHUNKS])
+        words = tables.word_rows(documents, self._schemas[WORDS])
+        ids = [document.id for document in documents]
+        async with self._writing:
+            await self._replace(WORDS, ids, words)
+            await self._replace(CHUNKS, ids, chunks)
+        self._keep_up()
+
+    async def delete(self, ids: Sequence[str]) -> int:
+        """Forget documents; returns how many were there."""
+        async with self._writing:
+            there = len(await self.digests(ids))
+            for table in (self._tables[WORDS], self._tables[CHUNKS]):
+                await table.delete(is_one_of("document_id", ids))
+        return there
+
+    async def search(
+        self,
+        table: str,
+        vector: Vectors,
+        *,
+        limit: int,
+        documents: DocumentFilter,
+        folded: str | None = None,
+        exact: bool = False,
+    ) -> list[Found]:
+        """The rows whose vectors are nearest to ``vector`` [d], of length 1; nearest first.
+
+        Args:
+            table: CHUNKS or WORDS.
+            vector: What they are compared with.
+            limit: Most rows.
+            documents: Whose rows count.
+            folded: Of words: the one that counts, without capitals.
+            exact: Compare with all rows.
+        """
+        conditions = [documents.where(), folded and is_one_of("folded", [folded])]
+        where = " AND ".join(condition for condition in conditions if condition)
+        query = await self._indexes[table].query(vector, exact=exact, filtered=bool(where))
+        columns = [name for name in self._schemas[table].names if name != "vector"]
+        query = query.select([*columns, "_distance"]).limit(limit)
+        rows = await (query.where(where) if where else query).to_list()
+        return [Found(row, 1 - row["_distance"]) for row in rows]
+
+    async def chunk_texts(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """The texts of chunks, each given by its document and number."""
+        wanted = set(places)
+        if not wanted:
+            return {}
+        ids = is_one_of("document_id", sorted({document for document, _ in wanted}))
+        numbers = ", ".join(str(number) for number in sorted({number for _, number in wanted}))
+        columns = ("document_id", "number", "text")
+        rows = await self._rows(CHUNKS, f"{ids} AND number IN ({numbers})", columns)
+        return {(row["document_id"], row["number"]): row["text"] for row in rows}
+
+    async def counts(self) -> tuple[int, int, int, int]:
+        """Documents, chunks, words, and vectors that no index holds."""
+        chunks, words = self._tables[CHUNKS], self._tables[WORDS]
+        unindexed = [await index.unindexed() for index in self._indexes.values()]
+        return (
+            await chunks.count_rows("number = 0"),
+            await chunks.count_rows(),
+            await words.count_rows(),
+            sum(unindexed),
+        )
+
+    async def settle(self) -> None:
+        """Bring the indexes up to date now, and wait for it."""
+        for index in self._indexes.values():
+            await index.update(self._writing, max_new=1)
+
+    async def close(self) -> None:
+        """Leave the tables as they are."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait({self._upkeep})
+        for table in self._tables.values():
+            table.close()
+
+    async def _replace(self, name: str, ids: Sequence[str], rows: pa.Table) -> None:
+        """Put rows in place of all rows of these documents, in one commit."""
+        table, mine = self._tables[name], is_one_of("document_id", ids)
+        if not await table.count_rows(mine):
+            if rows.num_rows:
+                await table.add(rows)
+        elif not rows.num_rows:
+            await table.delete(mine)
+        else:
+            merge = table.merge_insert(["document_id", "number"])
+            merge = merge.when_matched_update_all().when_not_matched_insert_all()
+            await merge.when_not_matched_by_source_delete(mine).execute(
+                rows, timeout=RETRIES_WITHIN
+            )
+
+    async def _rows(self, name: str, where: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+        query = self._tables[name].query().where(where).select(list(columns))
+        return await query.to_list()
+
+    def _keep_up(self) -> None:
+        """Bring the indexes up to date beside the calls, one such work at a time."""
+        if self._upkeep is None or self._upkeep.done():
+            self._upkeep = asyncio.create_task(self._update_indexes())
+
+    async def _update_indexes(self) -> None:
+        for name, index in self._indexes.items():
+            try:
+                await index.update(self._writing)
+            except RuntimeError as error:  # what LanceDB raises; the next write tries again
+                log.warning("index not updated", table=name, error=str(error))
+
+
+async def _open_or_create(
+    database: lancedb.AsyncConnection, name: str, schema: pa.Schema
+) -> AsyncTable:
+    """A table as it is kept, or a new one without rows."""
+    try:
+        return await database.open_table(name)
+    except ValueError:  # what LanceDB says of a table that is not there
+        return await database.create_table(name, schema=schema)

@@ -1,0 +1,64 @@
+"""An engine that has ended is started again, each time in a row later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from headstream.server.engine.state import EngineState
+from headstream.server.errors import EngineStartError
+from headstream.server.models import ServedModel
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+"""Seconds before an engine is started again: at first, and at most. They double in between."""
+STEADY_SECONDS = 60.0
+"""An engine that has served for so long has not failed in a row."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
+
+
+class EngineKeeper:
+    """Looks after the engine of one model once it has been loaded."""
+
+    def __init__(
+        self, model: ServedModel, restart: Callable[[], Awaitable[None]], most: int
+    ) -> None:
+        """``restart`` loads the model again; ``most``: tries in a row, after which it gives up."""
+        self.given_up = False
+        self._model = model
+        self._restart = restart
+        self._most = most
+        self._ended = asyncio.Event()
+        self._tries = 0  # in a row
+        self._serving_since = time.monotonic()
+        model.handle.on_state(self._on_state)
+
+    async def run(self) -> None:
+        """Until it gives up."""
+        while not self.given_up:
+            await self._ended.wait()
+            self._ended.clear()
+            if time.monotonic() - self._serving_since > STEADY_SECONDS:
+                self._tries = 0
+            if self._tries == self._most:
+                self.given_up = True
+                log.error("engine given up", model=self._model.name, tries=self._tries)
+                return
+            pause = min(FIRST_PAUSE * 2**self._tries, LONGEST_PAUSE)
+            self._tries += 1
+            log.warning("engine is started again", model=self._model.name, seconds=pause)
+            await asyncio.sleep(pause)
+            try:
+                await self._restart()
+            except EngineStartError as error:  # it has told its end, too
+                log.warning("engine did not start", model=self._model.name, error=str(error))
+
+    def _on_state(self, state: EngineState) -> None:
+        if state is EngineState.SERVING:
+            self._serving_since = time.monotonic()
+        if state is EngineState.FAILED:
+            self._ended.set()

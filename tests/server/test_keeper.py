@@ -1,0 +1,67 @@
+"""Engines that end and are started again, with a handle whose end is up to the test."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import front_fakes
+from headstream.server import keeper
+from headstream.server.engine.state import EngineState
+from headstream.server.errors import EngineStartError
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "FIRST_PAUSE", 0.01)
+
+
+async def test_an_engine_that_ends_is_started_again(checkpoint: Path) -> None:
+    async with front_fakes.running_front(checkpoint) as running:
+        for _ in range(3):
+            running.handle.set_state(EngineState.FAILED)
+            await asyncio.sleep(0.3)
+            assert running.front.health.serving
+        assert running.front.alive
+
+
+async def test_it_is_given_up_after_so_many_tries(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
+        tries = 0
+
+        async def start(on_progress: object = None) -> None:
+            nonlocal tries
+            tries += 1
+            running.handle.set_state(EngineState.FAILED)
+            raise EngineStartError("no memory")
+
+        monkeypatch.setattr(running.handle, "start", start)
+        running.handle.set_state(EngineState.FAILED)
+        await asyncio.sleep(0.05)
+        assert running.front.alive, "it is tried again"
+        await asyncio.sleep(0.5)
+        assert tries == 3
+        assert not running.front.alive
+
+
+async def test_serving_long_enough_counts_anew(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "STEADY_SECONDS", 0.0)
+    async with front_fakes.running_front(checkpoint, "--engine-restarts", "1") as running:
+        for _ in range(3):
+            running.handle.set_state(EngineState.FAILED)
+            await asyncio.sleep(0.3)
+        assert running.front.alive
+
+
+async def test_who_drains_starts_nothing(checkpoint: Path) -> None:
+    async with front_fakes.running_front(checkpoint, "--drain-delay", "0.01") as running:
+        await running.front.drain()
+        running.handle.set_state(EngineState.FAILED)
+        await asyncio.sleep(0.1)
+        assert running.handle.state is EngineState.FAILED
