@@ -71,6 +71,7 @@ def missing(lookup: Lookup, names: Iterable[str]) -> list[str]:
     return [name for name in names if not whole(name)]
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_acknowledged(tiny: Server, tmp_path: Path) -> None:
     """Three kills of one store. A copy made before the last is the control: it lacks what came."""
     store, copy = tmp_path / "store", tmp_path / "copy"

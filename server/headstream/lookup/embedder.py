@@ -179,8 +179,11 @@ class Embedder:
 
         Raises:
             ModelChanged: It does not.
+            ModelUnavailable: It does not answer, or is still loading.
         """
         info = await self._call(self._client.model, self._model)
+        if info.state != "serving":
+            raise ModelUnavailable(f"model {info.name} is {info.state}")
         difference = self.identity.difference(Identity.of(info))
         if difference:
             raise ModelChanged(difference)

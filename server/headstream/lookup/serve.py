@@ -85,6 +85,8 @@ async def _service(settings: Settings) -> AsyncGenerator[LookupService]:
             info = await client.model(settings.model)
         except HeadstreamError as error:
             raise StartError(f"the Headstream server {settings.server}: {error}") from None
+        if info.state != "serving":
+            raise StartError(f"model {info.name} of {settings.server} is {info.state}")
         identity = Identity.of(info)
         try:
             store = await Store.open(settings.store, settings.storage_options, identity)
