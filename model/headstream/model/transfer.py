@@ -18,7 +18,7 @@ def upload(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """The same tensors on ``device``, behind the work that was given to it before."""
     sizes = [-(-tensor.nbytes // _ALIGN) * _ALIGN for tensor in tensors]
     ends = list(accumulate(sizes))
-    host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+    host = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     for tensor, end, size in zip(tensors, ends, sizes, strict=True):
         _view(host, end - size, tensor).copy_(tensor)
     there = host.to(device, non_blocking=True)
