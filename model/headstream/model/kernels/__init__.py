@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Kernels:
     """One implementation of every kernel."""
 
-    name: str  # native | torch
+    name: str  # native | torch | triton
     linear: MakeLinear
     activated: MakeActivated
     gated: MakeGated
