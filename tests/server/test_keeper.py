@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import front_fakes
+from front_fakes import Running
 from headstream.server import keeper
 from headstream.server.engine.state import EngineState
 from headstream.server.errors import EngineStartError
@@ -16,6 +17,19 @@ from headstream.server.errors import EngineStartError
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "FIRST_PAUSE", 0.01)
+
+
+def fail_to_start(running: Running, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on its engine does not start; the tries, counted."""
+    tries: list[int] = []
+
+    async def start(on_progress: object = None) -> None:
+        tries.append(len(tries) + 1)
+        running.handle.set_state(EngineState.FAILED)
+        raise EngineStartError("no memory")
+
+    monkeypatch.setattr(running.handle, "start", start)
+    return tries
 
 
 async def test_an_engine_that_ends_is_started_again(checkpoint: Path) -> None:
@@ -31,20 +45,12 @@ async def test_it_is_given_up_after_so_many_tries(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
-        tries = 0
-
-        async def start(on_progress: object = None) -> None:
-            nonlocal tries
-            tries += 1
-            running.handle.set_state(EngineState.FAILED)
-            raise EngineStartError("no memory")
-
-        monkeypatch.setattr(running.handle, "start", start)
+        tries = fail_to_start(running, monkeypatch)
         running.handle.set_state(EngineState.FAILED)
         await asyncio.sleep(0.05)
         assert running.front.alive, "it is tried again"
         await asyncio.sleep(0.5)
-        assert tries == 3
+        assert tries == [1, 2, 3]
         assert not running.front.alive
 
 
@@ -57,6 +63,19 @@ async def test_serving_long_enough_counts_anew(
             running.handle.set_state(EngineState.FAILED)
             await asyncio.sleep(0.3)
         assert running.front.alive
+
+
+async def test_time_that_passes_without_serving_counts_nothing_anew(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had served for long when it ended; the tries behind that are all in a row."""
+    monkeypatch.setattr(keeper, "STEADY_SECONDS", 0.0)
+    async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
+        tries = fail_to_start(running, monkeypatch)
+        running.handle.set_state(EngineState.FAILED)
+        await asyncio.sleep(0.5)
+        assert tries == [1, 2, 3]
+        assert not running.front.alive
 
 
 async def test_who_drains_starts_nothing(checkpoint: Path) -> None:

@@ -34,7 +34,7 @@ class EngineKeeper:
         self._most = most
         self._ended = asyncio.Event()
         self._tries = 0  # in a row
-        self._serving_since = time.monotonic()
+        self._serving_since: float | None = time.monotonic()
         model.handle.on_state(self._on_state)
 
     async def run(self) -> None:
@@ -42,8 +42,6 @@ class EngineKeeper:
         while not self.given_up:
             await self._ended.wait()
             self._ended.clear()
-            if time.monotonic() - self._serving_since > STEADY_SECONDS:
-                self._tries = 0
             if self._tries == self._most:
                 self.given_up = True
                 log.error("engine given up", model=self._model.name, tries=self._tries)
@@ -61,4 +59,7 @@ class EngineKeeper:
         if state is EngineState.SERVING:
             self._serving_since = time.monotonic()
         if state is EngineState.FAILED:
+            since, self._serving_since = self._serving_since, None
+            if since is not None and time.monotonic() - since > STEADY_SECONDS:
+                self._tries = 0
             self._ended.set()
