@@ -122,3 +122,19 @@ def score_events(
 
 
 SCORE_END = logits_pb.ScoreResponse(end=logits_pb.ScoreEnd(usage=types_pb2.Usage(input_tokens=9)))
+
+
+def stream_answer(item: embeddings_pb.EmbedStreamItem) -> embeddings_pb.EmbedStreamAnswer:
+    """A vector of the length of the text; an error for a text that is empty."""
+    text = item.item.input.text
+    if not text:
+        error = embeddings_pb.ItemError(
+            code=3, message="item.input.text: is empty", reason="INVALID_FIELD"
+        )
+        return embeddings_pb.EmbedStreamAnswer(
+            id=item.id, result=embeddings_pb.EmbedResult(error=error)
+        )
+    embedding = embeddings_pb.Embedding(vectors=tensor([len(text), 1]))
+    return embeddings_pb.EmbedStreamAnswer(
+        id=item.id, result=embeddings_pb.EmbedResult(embedding=embedding)
+    )

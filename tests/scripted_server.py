@@ -58,7 +58,7 @@ class Script:
 
         context.add_callback(on_end)
         yield from self.run(name, request, context)
-        done = True
+        done = context.is_active()  # the messages of a call that was cancelled end, too
 
 
 class _Logits(logits_grpc.LogitsServiceServicer):

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 
-from client_messages import tensor
+from client_messages import stream_answer
 from headstream.client import (
     AsyncClient,
     Client,
@@ -20,7 +19,7 @@ from headstream.client import (
     StreamBroken,
     Unimplemented,
 )
-from headstream.client._stream_items import BATCH_ITEMS, MAX_ITEM_BYTES, StreamItems, split
+from headstream.client._stream_items import BATCH_ITEMS, MAX_ITEM_BYTES
 from headstream.v1 import embeddings_service_pb2 as pb
 from headstream.v1 import types_pb2
 
@@ -37,22 +36,12 @@ async def async_client(script):
         yield client
 
 
-def answer(item: pb.EmbedStreamItem) -> pb.EmbedStreamAnswer:
-    """A vector of the length of the text; an error for a text that is empty."""
-    text = item.item.input.text
-    if not text:
-        error = pb.ItemError(code=3, message="item.input.text: is empty", reason="INVALID_FIELD")
-        return pb.EmbedStreamAnswer(id=item.id, result=pb.EmbedResult(error=error))
-    embedding = pb.Embedding(vectors=tensor([len(text), 1]))
-    return pb.EmbedStreamAnswer(id=item.id, result=pb.EmbedResult(embedding=embedding))
-
-
 def echo(requests, context) -> Iterator[pb.EmbedStreamResponse]:
     """Answers every message in one, backwards."""
     fingerprint = types_pb2.ModelFingerprint(model="tiny")
     for request in requests:
         if request.items:
-            answers = [answer(item) for item in reversed(request.items)]
+            answers = [stream_answer(item) for item in reversed(request.items)]
             yield pb.EmbedStreamResponse(answers=answers, fingerprint=fingerprint)
 
 
@@ -305,71 +294,3 @@ def test_arguments_are_checked_at_once(client):
         client.embed_stream(["a"], look_ahead=0)
     with pytest.raises(ValueError, match="pooling 'x' is none of"):
         client.embed_stream(["a"], pooling="x")
-
-
-CHAT = [{"role": "user", "content": "a"}]
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ("ab", (9, "ab")),
-        ([5, 6], (9, [5, 6])),
-        ((5, 6), (9, (5, 6))),
-        ((5, "ab"), (5, "ab")),
-        (("id", [5, 6]), ("id", [5, 6])),
-        (("id", CHAT), ("id", CHAT)),
-        (CHAT * 2, (9, CHAT * 2)),
-        (tuple(CHAT * 2), (9, tuple(CHAT * 2))),
-    ],
-)
-def test_what_is_an_id(item, expected):
-    assert split(item, 9) == expected
-
-
-def test_a_message_gathers_more_the_more_is_under_way():
-    items = StreamItems[int](1000)
-    sizes = []
-    for _ in range(400):
-        items.add("x")
-        if items.is_due:
-            sizes.append(size_of(items.take()))
-    assert sizes == [1, 1, 2, 4, 8, 16, 32, 64, 64, 64, 64, 64]
-    assert size_of(items.take()) > 0
-    assert items.take() is None
-
-
-def size_of(message: pb.EmbedStreamRequest | None) -> int:
-    assert message is not None
-    return len(message.items)
-
-
-def test_a_message_is_sent_before_there_is_no_room():
-    items = StreamItems[int](3)
-    for _ in range(3):
-        items.add("x")
-        while items.is_due:
-            items.take()
-    assert not items.has_room
-    assert items.take() is None
-
-
-def test_a_message_has_few_bytes():
-    items = StreamItems[int](1000)
-    for _ in range(100):
-        items.add("x")
-    items.take()
-    items.add("x" * 300_000)
-    assert items.is_due
-
-
-def test_vectors_are_arrays():
-    items = StreamItems[str](10)
-    items.add(("a", "xyz"))
-    message = items.take()
-    assert message is not None
-    [(own_id, vector)] = items.feed(pb.EmbedStreamResponse(answers=map(answer, message.items)))
-    assert own_id == "a"
-    assert isinstance(vector, np.ndarray)
-    assert vector.dtype == np.float32
-    assert vector.tolist() == [3, 1]

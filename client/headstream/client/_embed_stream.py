@@ -144,9 +144,9 @@ class EmbedStream(Generic[IdT]):
     def close(self) -> None:
         """End the call on the server, if it is still running."""
         self._over = True
-        self._sender.stop()
         if self._call is not None:
-            self._call.cancel()
+            self._call.cancel()  # first: else the sender's end could pass for that of the texts
+        self._sender.stop()
 
     def __del__(self) -> None:
         self.close()
