@@ -24,23 +24,10 @@ from bench.limits import (
     step_floor,
 )
 from bench.plan import QUICK, Workload
+from bench.running import BENCH, run_script
 from bench.steps import DECODE_CONTEXT
 from bench.tiny import save_tiny_model
 from bench.worker import Reply, Worker, WorkerError
-
-BENCH = Path(__file__).resolve().parent
-
-
-def run_script(script: str, *arguments: str | Path, out: Path) -> tuple[Any, str]:
-    """The JSON a script wrote and the text it printed."""
-    done = subprocess.run(
-        [sys.executable, BENCH / script, *arguments, "--out", out],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text()), done.stdout
 
 
 def test_bench(tmp_path: Path) -> None:

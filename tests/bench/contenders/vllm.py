@@ -50,6 +50,17 @@ def _link_preload(home: Home) -> None:
         tell(f"vllm: {', '.join(missing)} not found: it will be slower than it can be")
 
 
+def set_up_environment(threads: int, kv_gib: int) -> None:
+    """Its settings that are variables, before it is imported."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.environ |= {
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
 class Vllm:
     """One engine for all workloads; what was read before is not remembered."""
 
@@ -59,13 +70,7 @@ class Vllm:
         self._threads = threads
 
     def start(self) -> None:
-        cores = sorted(os.sched_getaffinity(0))[: self._threads]
-        os.environ |= {
-            "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
-            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
+        set_up_environment(self._threads, kv_gib=2)
         self._vllm: Any = importlib.import_module("vllm")
         self._engine: Any = self._vllm.LLM(
             model=self._model,
