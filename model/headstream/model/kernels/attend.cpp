@@ -165,7 +165,7 @@ void attend_chunks(const Shape& s, const Task& task, const T* q, const T* k_pool
       const int64_t position = task.position + row / s.group();
       const int64_t from = std::clamp<int64_t>(s.first_key(position) - base, 0, kChunk);
       const int64_t to = std::clamp<int64_t>(s.end_key(position, task.context) - base, from, kChunk);
-      parts[row] = weigh(scratch.scores.get() + row * kChunk, s.scale, from, to,
+      parts[row] = weigh(scratch.scores.get() + row * kChunk, s.scale, from, to, keys.end - base,
                          scratch.weights.get() + row * kChunk, scratch.values.get() + row * width);
     }
     sum_values(s, task, v_pool, keys, scratch);

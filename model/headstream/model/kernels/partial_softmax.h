@@ -37,32 +37,42 @@ inline __attribute__((noinline)) void merge(Partial& total, const Partial& part,
     total.values[i] = total.values[i] * before + part.values[i] * after;
 }
 
-// All lanes joined by f: halves, then quarters and so on, in one fixed order.
-template <typename F>
-inline float across(Floats lanes, F&& f) {
-  alignas(64) float values[kLanes];
-  store_floats(values, lanes);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) values[i] = f(values[i], values[i + half]);
-  return values[0];
+template <int N>
+struct Lanes {
+  typedef float Vector __attribute__((vector_size(N * sizeof(float))));
+};
+
+// All lanes joined by f: halves, then quarters and so on.
+template <int N = kLanes, typename F>
+inline float across(const typename Lanes<N>::Vector& lanes, F&& f) {
+  if constexpr (N == 2) {
+    return f(lanes[0], lanes[1]);
+  } else {
+    typename Lanes<N / 2>::Vector low, high;
+    std::memcpy(&low, &lanes, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&lanes) + sizeof low, sizeof high);
+    return across<N / 2>(f(low, high), f);
+  }
 }
 
-// Turns a row's scores into weights; places of the chunk outside [from, to) weigh nothing.
+// Turns a row's scores into weights; places outside [from, to) weigh nothing, as far as `used`.
 template <typename T>
-Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, float* values) {
+Partial weigh(float* scores, float scale, int64_t from, int64_t to, int64_t used, T* weights,
+              float* values) {
   // Whole vectors from here to there; the lane a key is summed in does not depend on them.
-  const int64_t begin = from / kLanes * kLanes, end = (to + kLanes - 1) / kLanes * kLanes;
+  const auto whole = [](int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; };
+  const int64_t begin = from / kLanes * kLanes, end = whole(to);
   std::fill(scores + begin, scores + from, kNothing);
   std::fill(scores + to, scores + end, kNothing);
   std::fill(weights, weights + begin, T{});
-  std::fill(weights + end, weights + kChunk, T{});
+  std::fill(weights + end, weights + std::max(end, whole(used)), T{});
   Floats largest = kNothing - Floats{};
   for (int64_t j = begin; j < end; j += kLanes) {
     const Floats some = load_floats(scores + j) * scale;
     store_floats(scores + j, some);
     largest = some > largest ? some : largest;
   }
-  const float maximum = across(largest, [](float a, float b) { return std::max(a, b); });
+  const float maximum = across(largest, [](auto a, auto b) { return a > b ? a : b; });
   Floats sums{};
   for (int64_t j = begin; j < end; j += kLanes) {
     alignas(64) float weight[kLanes];
@@ -72,7 +82,7 @@ Partial weigh(float* scores, float scale, int64_t from, int64_t to, T* weights, 
     sums += load_floats(weight);
     store_floats(weights + j, load_floats(weight));
   }
-  return {maximum, across(sums, [](float a, float b) { return a + b; }), values};
+  return {maximum, across(sums, [](auto a, auto b) { return a + b; }), values};
 }
 
 }  // namespace headstream
