@@ -71,6 +71,13 @@ async def test_what_came_before_the_end_is_read(script, client):
         assert caught.value.code == "UNAVAILABLE"
 
 
+async def test_an_end_that_is_well_stays_one(script, client):
+    script.embed_stream = lambda requests, context: iter(())
+    for _ in range(ROUNDS):
+        with pytest.raises(StreamBroken, match="ended without an answer to every text"):
+            await anext(client.embed_stream(itertools.repeat(TEXT)))
+
+
 async def test_moves_that_are_refused_say_why(script, client):
     def refuse_the_second(requests, context):
         row = logits_pb.Logits(values=tensor([0, 1]))

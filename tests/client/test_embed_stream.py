@@ -1,6 +1,7 @@
 """`embed_stream` of both clients against a scripted server."""
 
 import asyncio
+import itertools
 import threading
 import time
 import tracemalloc
@@ -202,6 +203,9 @@ def test_an_end_without_all_answers_is_no_end(script, client):
     script.embed_stream = silent
     with pytest.raises(StreamBroken, match="ended without an answer to every text"):
         list(client.embed_stream(["a"]))
+    script.embed_stream = lambda requests, context: iter(())
+    with pytest.raises(StreamBroken, match="ended without an answer to every text"):
+        list(client.embed_stream(itertools.repeat("a")))
 
 
 async def test_the_async_client_tells_of_broken_streams(script, async_client):

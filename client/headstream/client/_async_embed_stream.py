@@ -44,6 +44,7 @@ class _Sender(Generic[IdT]):
         self._items = items
         self._answered = asyncio.Event()
         self.failure: Exception | None = None  # of the texts
+        self.has_read_all = False
 
     async def send(self, call: Exchange) -> None:
         """The opening, then the texts. Their failure ends it well: those before are answered."""
@@ -66,6 +67,7 @@ class _Sender(Generic[IdT]):
                     yield message
         except Exception as error:
             self.failure = error
+        self.has_read_all = True
         if (message := items.take()) is not None:
             yield message
 
@@ -138,7 +140,7 @@ class AsyncEmbedStream(Generic[IdT]):
         await self.aclose()
         if self._sender.failure is not None:
             raise self._sender.failure
-        if self._items.unanswered:
+        if self._items.unanswered or not self._sender.has_read_all:
             raise _status.unfinished(self._items.num_answered, "an answer to every text")
 
     async def aclose(self) -> None:
