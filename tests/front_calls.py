@@ -60,7 +60,7 @@ def count(running: Running, name: str, **labels: str) -> float:
 GENERATE = "headstream.v1.LogitsService/Generate"
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
