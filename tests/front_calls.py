@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from front_fakes import Running
+from headstream.client._async_exchange import AsyncExchange
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc as pb_grpc
 from headstream.v1 import types_pb2
@@ -52,6 +53,25 @@ def explain(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, str]:
     return error.code(), error.details() or "", info.reason
 
 
+_sending: set[asyncio.Task[None]] = set()
+
+
+def exchange(call: Any, requests: Iterable[Any]) -> AsyncExchange[Any, Any]:
+    """A call both ways to which a task sends the requests, and which tells the server's status."""
+    exchange = AsyncExchange[Any, Any](call)
+
+    async def send() -> None:
+        for request in requests:
+            if not await exchange.write(request):
+                return
+        await exchange.done_writing()
+
+    sending = asyncio.create_task(send())
+    _sending.add(sending)
+    sending.add_done_callback(_sending.discard)
+    return exchange
+
+
 def count(running: Running, name: str, **labels: str) -> float:
     value = running.front.metrics.registry.get_sample_value(f"headstream_{name}", labels)
     return value or 0.0
@@ -60,8 +80,18 @@ def count(running: Running, name: str, **labels: str) -> float:
 GENERATE = "headstream.v1.LogitsService/Generate"
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.005)
+
+
+async def settled(value: Callable[[], int], seconds: float = 0.5) -> None:
+    """Wait until a number has stayed the same for some time."""
+    last, since, looks = value(), time.monotonic(), 0
+    while time.monotonic() - since < seconds or looks < 50:
+        await asyncio.sleep(0.005)
+        looks += 1
+        if value() != last:
+            last, since, looks = value(), time.monotonic(), 0

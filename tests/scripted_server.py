@@ -31,6 +31,7 @@ class Script:
     port: int = 0
     generate: Handler = _unset
     score: Handler = _unset
+    decode: Handler = _unset
     embed: Handler = _unset
     embed_tokens: Handler = _unset
     embed_stream: Handler = _unset
@@ -72,7 +73,7 @@ class _Logits(logits_grpc.LogitsServiceServicer):
         return self.script.run_stream("score", request, context)
 
     def Decode(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        return _unset(request_iterator, context)
+        return self.script.run_stream("decode", request_iterator, context)
 
 
 class _Embeddings(embeddings_grpc.EmbeddingsServiceServicer):

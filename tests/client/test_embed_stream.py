@@ -1,6 +1,7 @@
 """`embed_stream` of both clients against a scripted server."""
 
 import asyncio
+import itertools
 import threading
 import time
 import tracemalloc
@@ -26,13 +27,13 @@ from headstream.v1 import types_pb2
 
 @pytest.fixture
 def client(script):
-    with Client(script.address, timeout=5, stream_timeout=5) as client:
+    with Client(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 
 @pytest.fixture
 async def async_client(script):
-    async with AsyncClient(script.address, timeout=5, stream_timeout=5) as client:
+    async with AsyncClient(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 
@@ -131,10 +132,9 @@ def test_texts_are_read_as_they_are_answered(script, client, look_ahead):
             time.sleep(0.001)
             # One more text has been read and waits; a message of answers may not be taken yet.
             assert read <= taken + look_ahead + BATCH_ITEMS + 1
-    time.sleep(0.1)
     after = read
-    time.sleep(0.1)
-    assert read == after, "the end of the block ends the reading"
+    time.sleep(0.2)
+    assert read <= after + 1, "the end of the block ends the reading"
 
 
 async def test_the_async_client_reads_as_it_is_answered(script, async_client):
@@ -154,7 +154,7 @@ async def test_the_async_client_reads_as_it_is_answered(script, async_client):
             assert read <= taken + 10 + 10 + 1
             if taken == 500:
                 break
-    assert script.ended.wait(5)
+    assert script.ended.wait(20)
 
 
 def test_memory_stays_flat(script, client):
@@ -202,6 +202,9 @@ def test_an_end_without_all_answers_is_no_end(script, client):
     script.embed_stream = silent
     with pytest.raises(StreamBroken, match="ended without an answer to every text"):
         list(client.embed_stream(["a"]))
+    script.embed_stream = lambda requests, context: iter(())
+    with pytest.raises(StreamBroken, match="ended without an answer to every text"):
+        list(client.embed_stream(itertools.repeat("a")))
 
 
 async def test_the_async_client_tells_of_broken_streams(script, async_client):
@@ -250,9 +253,17 @@ async def test_the_async_client_raises_it_too(script, async_client):
         await anext(stream)
 
 
+def lasting(requests, context):
+    """Messages end before a cancelled call counts as one; this ends no sooner than that."""
+    yield from echo(requests, context)
+    deadline = time.monotonic() + 10
+    while context.is_active() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("way", ["leave the loop", "close"])
 def test_leaving_ends_the_call_and_its_thread(script, client, way):
-    script.embed_stream = echo
+    script.embed_stream = lasting
     threads = threading.active_count()
 
     def endless():
@@ -266,16 +277,16 @@ def test_leaving_ends_the_call_and_its_thread(script, client, way):
     else:
         for _ in client.embed_stream(endless()):
             break
-    assert script.ended.wait(5)
+    assert script.ended.wait(20)
     assert script.was_cancelled
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while threading.active_count() > threads + 4:  # those of the server's pool stay
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 async def test_leaving_the_loop_of_the_async_client_ends_the_call(script, async_client):
-    script.embed_stream = echo
+    script.embed_stream = lasting
 
     def endless():
         while True:
@@ -283,7 +294,7 @@ async def test_leaving_the_loop_of_the_async_client_ends_the_call(script, async_
 
     async for _ in async_client.embed_stream(endless()):
         break
-    assert await asyncio.to_thread(script.ended.wait, 5)
+    assert await asyncio.to_thread(script.ended.wait, 20)
     assert script.was_cancelled
 
 

@@ -33,7 +33,7 @@ def running(tiny_model: Path) -> Generator[Server]:
         yield server
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -56,11 +56,10 @@ def blocks(running: Server) -> float:
     [
         ("leave", ["OK"]),
         ("raise", ["OK"]),
-        (
-            "forget",
-            ["OK", "CANCELLED"],
-        ),  # whether it ends or is cancelled first is a matter of threads
-        ("lose the connection", ["CANCELLED"]),
+        # Whether it ends or is cancelled first is a matter of threads.
+        ("forget", ["OK", "CANCELLED"]),
+        # A cancellation that is very late (`interceptor.CANCEL_SECONDS`) looks like an end.
+        ("lose the connection", ["OK", "CANCELLED"]),
     ],
 )
 def test_every_way_to_leave_frees_everything_at_once(
@@ -167,25 +166,24 @@ def test_idle_sessions_leave_memory_to_others_and_lose_no_bit(running: Server) -
 
 
 def test_a_session_that_is_not_used_is_ended(tiny_model: Path) -> None:
-    flags = ["--session-idle", "0.6", "--session-deadline", "2"]
+    flags = ["--session-idle", "1.5", "--session-deadline", "6"]
     with running_server(tiny_model, *flags) as running, Client(running.address) as client:
         d = client.decode(PROMPT)
-        for i in range(4):
-            time.sleep(0.3)
-            d.append([i])  # still there after 1.2 s
-        time.sleep(1)
-        assert blocks(running) == 0
-        with pytest.raises(DeadlineExceeded, match=r"the session ends: no move for 0.6 s"):
+        for i in range(3):
+            time.sleep(0.6)
+            d.append([i])  # still there after 1.8 s
+        until(lambda: blocks(running) == 0)
+        with pytest.raises(DeadlineExceeded, match=r"the session ends: no move for 1\.5 s"):
             d.append([1])
         d = client.decode(PROMPT)
         begin = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="the session ends: open for 2 s"):
+        with pytest.raises(DeadlineExceeded, match="the session ends: open for 6 s"):
             keep_on(d, 0.1)
-        assert 1.5 < time.monotonic() - begin < 3
+        assert time.monotonic() - begin > 5
         stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
         waiting = threading.Event()
         call = stub.Decode(iter(waiting.wait, True))
-        with pytest.raises(grpc.RpcError, match=r"no move for 0\.6 s"):
+        with pytest.raises(grpc.RpcError, match=r"no move for 1\.5 s"):
             next(call)
         waiting.set()
         until(lambda: blocks(running) == 0)
@@ -196,8 +194,8 @@ def test_a_session_does_not_hold_up_the_end_of_the_server(tiny_model: Path) -> N
         d = client.decode(PROMPT)
         running.process.send_signal(signal.SIGTERM)
         begin = time.monotonic()
-        assert running.process.wait(20) == 0
-        assert time.monotonic() - begin < 10
+        assert running.process.wait(60) == 0
+        assert time.monotonic() - begin < 30, "the grace is 60 s"
         with pytest.raises(StreamBroken, match="draining") as caught:
             d.append([1])
         assert caught.value.code == "UNAVAILABLE"

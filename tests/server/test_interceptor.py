@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest_asyncio
 import front_fakes
 from front_calls import GENERATE, count, explain, failure, generate, read_all
 from front_fakes import Running
+from headstream.server import interceptor
 from headstream.v1 import model_service_pb2, model_service_pb2_grpc
 
 Code = grpc.StatusCode
@@ -90,3 +92,26 @@ async def test_every_call_is_counted_once(running: Running) -> None:
     assert count(running, "request_seconds_count", method=GENERATE) == 2
     assert count(running, "requests_open", method=GENERATE) == 0
     assert running.front.policy.open_calls == set()
+
+
+async def test_a_cancelled_stream_is_not_taken_for_one_that_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its messages end, and the cancellation follows a moment later."""
+    monkeypatch.setattr(interceptor, "CANCEL_SECONDS", 30.0)
+    ended = asyncio.Event()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b"a"
+        ended.set()
+
+    async def handle() -> list[object]:
+        return [message async for message in interceptor._parse_all(bytes, messages())]
+
+    handling = asyncio.create_task(handle())
+    await ended.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling

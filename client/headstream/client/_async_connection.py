@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from headstream.client import _channel, _status
+from headstream.client._async_exchange import AsyncExchange
 from headstream.client._score_state import ScoreState
 from headstream.client._token_embeddings import TokenEmbeddingsState
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
@@ -81,7 +82,7 @@ class AsyncConnection:
 
     async def decode(
         self, timeout: float | None
-    ) -> grpc.aio.StreamStreamCall[logits_pb.DecodeRequest, logits_pb.DecodeResponse]:
+    ) -> AsyncExchange[logits_pb.DecodeRequest, logits_pb.DecodeResponse]:
         """Begin a decoding session. Reading it raises gRPC's own errors.
 
         Raises:
@@ -89,20 +90,19 @@ class AsyncConnection:
         """
         await self.connect()
         seconds = self._target.stream_timeout if timeout is None else timeout
-        return self.logits.Decode(timeout=seconds, metadata=self._target.metadata)
+        return AsyncExchange(self.logits.Decode(timeout=seconds, metadata=self._target.metadata))
 
     async def embed_stream(
         self, timeout: float | None
-    ) -> grpc.aio.StreamStreamCall[
-        embeddings_pb.EmbedStreamRequest, embeddings_pb.EmbedStreamResponse
-    ]:
+    ) -> AsyncExchange[embeddings_pb.EmbedStreamRequest, embeddings_pb.EmbedStreamResponse]:
         """Begin to embed any number of texts. Reading it raises gRPC's own errors.
 
         Raises:
             Unavailable: There is no healthy server.
         """
         await self.connect()
-        return self.embeddings.EmbedStream(timeout=timeout, metadata=self._target.metadata)
+        call = self.embeddings.EmbedStream(timeout=timeout, metadata=self._target.metadata)
+        return AsyncExchange(call)
 
     async def embed_tokens(
         self, request: embeddings_pb.EmbedTokensRequest, timeout: float | None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Self
 
-import grpc
 import grpc.aio
 
 from headstream.client import _replies, _status
@@ -19,14 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
 
-    BidiCall = grpc.aio.StreamStreamCall[pb.DecodeRequest, pb.DecodeResponse]
-    Begin = Callable[[], Awaitable[BidiCall]]
+    from headstream.client._async_exchange import AsyncExchange
+
+    Exchange = AsyncExchange[pb.DecodeRequest, pb.DecodeResponse]
+    Begin = Callable[[], Awaitable[Exchange]]
 
 
 class AsyncDecodeCall:
     """The call of a session: moves out, answers in. A task reads the answers."""
 
-    def __init__(self, call: BidiCall) -> None:
+    def __init__(self, call: Exchange) -> None:
         self._call = call
         self._answers = Answers()
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -50,9 +50,7 @@ class AsyncDecodeCall:
             move.id = self._next_id
             self._next_id += 1
             self._waiting[move.id] = future
-            # If the call has ended, the reader says how.
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await self._call.write(move)
+            await self._call.write(move)  # if the call has ended, the reader says how
         return await future
 
     async def close(self) -> None:
@@ -61,13 +59,12 @@ class AsyncDecodeCall:
         if self._waiting or self._failure is not None:
             self._end(closed)
         self._failure = closed
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await self._call.done_writing()
+        await self._call.done_writing()
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _read(self) -> None:
         try:
-            while isinstance(part := await self._call.read(), pb.DecodeResponse):
+            while (part := await self._call.read()) is not None:
                 if (complete := self._answers.feed(part)) is None:
                     continue
                 move_id, answer = complete

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, overload
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from headstream.client._async_connection import AsyncConnection
+    from headstream.client._async_exchange import AsyncExchange
     from headstream.client._embed_requests import EmbedOptions
     from headstream.client._errors import FailedItem
     from headstream.client._requests import Text
     from headstream.client._results import Array, Fingerprint
 
-    BidiCall = grpc.aio.StreamStreamCall[pb.EmbedStreamRequest, pb.EmbedStreamResponse]
-    Begin = Callable[[], Awaitable[BidiCall]]
+    Exchange = AsyncExchange[pb.EmbedStreamRequest, pb.EmbedStreamResponse]
+    Begin = Callable[[], Awaitable[Exchange]]
 
 ItemT = TypeVar("ItemT")
 
@@ -44,15 +44,16 @@ class _Sender(Generic[IdT]):
         self._items = items
         self._answered = asyncio.Event()
         self.failure: Exception | None = None  # of the texts
+        self.has_read_all = False
 
-    async def send(self, call: BidiCall) -> None:
+    async def send(self, call: Exchange) -> None:
         """The opening, then the texts. Their failure ends it well: those before are answered."""
-        # If the call has ended, its reader says how.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            await call.write(self._opening)
-            async for message in self._messages():
-                await call.write(message)
-            await call.done_writing()
+        if not await call.write(self._opening):
+            return
+        async for message in self._messages():
+            if not await call.write(message):
+                return
+        await call.done_writing()
 
     async def _messages(self) -> AsyncIterator[pb.EmbedStreamRequest]:
         items = self._items
@@ -66,6 +67,7 @@ class _Sender(Generic[IdT]):
                     yield message
         except Exception as error:
             self.failure = error
+        self.has_read_all = True
         if (message := items.take()) is not None:
             yield message
 
@@ -97,7 +99,7 @@ class AsyncEmbedStream(Generic[IdT]):
         self._begin = begin
         self._items = StreamItems[IdT](look_ahead)
         self._sender = _Sender(opening, texts, self._items)
-        self._call: BidiCall | None = None
+        self._call: Exchange | None = None
         self._sending: asyncio.Task[None] | None = None
         self._ready: deque[tuple[IdT, Array | FailedItem]] = deque()
         self._over = False
@@ -131,14 +133,14 @@ class AsyncEmbedStream(Generic[IdT]):
         except grpc.aio.AioRpcError as error:
             await self.aclose()
             raise _status.from_call(error, self._items.num_answered or None) from error
-        if isinstance(reply, pb.EmbedStreamResponse):
+        if reply is not None:
             self._ready.extend(self._items.feed(reply))
             self._sender.go_on()
             return
         await self.aclose()
         if self._sender.failure is not None:
             raise self._sender.failure
-        if self._items.unanswered:
+        if self._items.unanswered or not self._sender.has_read_all:
             raise _status.unfinished(self._items.num_answered, "an answer to every text")
 
     async def aclose(self) -> None:

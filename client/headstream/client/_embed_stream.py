@@ -41,6 +41,7 @@ class _Sender(Generic[IdT]):
         self._changed = threading.Condition()
         self._over = False
         self.failure: Exception | None = None  # of the texts
+        self.has_read_all = False
 
     def messages(self) -> Iterator[pb.EmbedStreamRequest]:
         """The opening, then the texts. Their failure ends it well: those before are answered."""
@@ -55,6 +56,7 @@ class _Sender(Generic[IdT]):
                     yield message
         except Exception as error:
             self.failure = error
+        self.has_read_all = True
         if (message := items.take()) is not None:
             yield message
 
@@ -138,7 +140,7 @@ class EmbedStream(Generic[IdT]):
         self.close()
         if self._sender.failure is not None:
             raise self._sender.failure
-        if self._items.unanswered:
+        if self._items.unanswered or not self._sender.has_read_all:
             raise _status.unfinished(self._items.num_answered, "an answer to every text")
 
     def close(self) -> None:

@@ -14,13 +14,15 @@ import pytest
 import pytest_asyncio
 
 import front_fakes
-from front_calls import count, explain, until
+from front_calls import count, exchange, explain, settled, until
 from front_fakes import Job, Running
 from front_values import D_MODEL, float_tensor, make_event
+from headstream.client._async_exchange import AsyncExchange
 from headstream.server.errors import EngineUnavailable
 from headstream.v1 import embeddings_service_pb2 as pb
 from headstream.v1 import embeddings_service_pb2_grpc, types_pb2
 
+Exchange = AsyncExchange[pb.EmbedStreamRequest, pb.EmbedStreamResponse]
 METHOD = "headstream.v1.EmbeddingsService/EmbedStream"
 PLACES = 10
 FLAGS = ("--max-stream-items", str(PLACES))
@@ -37,6 +39,12 @@ def stub(running: Running) -> Any:
     return embeddings_service_pb2_grpc.EmbeddingsServiceStub(running.channel)
 
 
+def begin(
+    running: Running, requests: Iterable[pb.EmbedStreamRequest], timeout_s: float | None = None
+) -> Exchange:
+    return exchange(stub(running).EmbedStream(timeout=timeout_s), requests)
+
+
 def item(number: int, text: str = "fish") -> pb.EmbedStreamItem:
     return pb.EmbedStreamItem(id=number, item=pb.EmbedInput(input=types_pb2.Input(text=text)))
 
@@ -48,9 +56,9 @@ def messages(items: Iterable[pb.EmbedStreamItem], size: int = 4) -> Iterator[pb.
         yield pb.EmbedStreamRequest(items=left[at : at + size])
 
 
-async def answers_of(call: Any) -> dict[int, pb.EmbedResult]:
+async def answers_of(call: Exchange) -> dict[int, pb.EmbedResult]:
     answers: dict[int, pb.EmbedResult] = {}
-    while reply := await call.read():  # its end is falsy
+    while (reply := await call.read()) is not None:
         assert reply.answers
         for answer in reply.answers:
             assert answer.id not in answers
@@ -58,7 +66,7 @@ async def answers_of(call: Any) -> dict[int, pb.EmbedResult]:
     return answers
 
 
-async def failure(call: Any) -> tuple[grpc.StatusCode, str, str]:
+async def failure(call: Exchange) -> tuple[grpc.StatusCode, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await answers_of(call)
     return explain(caught.value)
@@ -78,7 +86,7 @@ async def test_the_vectors_are_those_of_embed(running: Running, size: int) -> No
     options = pb.EmbedOptions(normalize=False)
     first = pb.EmbedStreamRequest(options=options)
     items = (item(7 * i, text) for i, text in enumerate(texts))
-    call = stub(running).EmbedStream(iter([first, *messages(items, size)]))
+    call = begin(running, [first, *messages(items, size)])
     answers = await answers_of(call)
     for i, text in enumerate(texts):
         inputs = [pb.EmbedInput(input=types_pb2.Input(text=text))]
@@ -88,8 +96,10 @@ async def test_the_vectors_are_those_of_embed(running: Running, size: int) -> No
 
 
 async def test_the_fingerprint_comes_once(running: Running) -> None:
-    call = stub(running).EmbedStream(messages(item(i) for i in range(40)))
-    replies = [reply async for reply in call]
+    call = begin(running, messages(item(i) for i in range(40)))
+    replies: list[pb.EmbedStreamResponse] = []
+    while (reply := await call.read()) is not None:
+        replies.append(reply)
     assert len(replies) > 1
     assert replies[0].fingerprint.model == "tiny"
     assert not any(reply.HasField("fingerprint") for reply in replies[1:])
@@ -97,7 +107,7 @@ async def test_the_fingerprint_comes_once(running: Running) -> None:
 
 @pytest.mark.parametrize("requests", [[], [pb.EmbedStreamRequest()]])
 async def test_no_items(running: Running, requests: list[pb.EmbedStreamRequest]) -> None:
-    assert await answers_of(stub(running).EmbedStream(iter(requests))) == {}
+    assert await answers_of(begin(running, requests)) == {}
 
 
 async def test_a_bad_item_is_an_error_and_the_others_go_on(running: Running) -> None:
@@ -105,7 +115,7 @@ async def test_a_bad_item_is_an_error_and_the_others_go_on(running: Running) -> 
     items[50].item.spans.add(start=5, end=6)
     items[60].item.ClearField("input")
     items[70].item.spans.extend([pb.Span(start=0, end=1)] * 200_000)
-    answers = await answers_of(stub(running).EmbedStream(messages(items)))
+    answers = await answers_of(begin(running, messages(items)))
     assert set(answers) == set(range(100))
     errors = {i: answer.error for i, answer in answers.items() if answer.HasField("error")}
     assert set(errors) == {*range(3, 100, 10), 50, 60, 70}
@@ -126,7 +136,7 @@ async def test_a_fault_of_one_sequence_is_one_error(running: Running) -> None:
             play(job)
 
     running.handle.script = script
-    answers = await answers_of(stub(running).EmbedStream(messages(item(i) for i in range(20))))
+    answers = await answers_of(begin(running, messages(item(i) for i in range(20))))
     [error] = [answer.error for answer in answers.values() if answer.HasField("error")]
     assert (error.code, error.reason) == (13, "INTERNAL")
     assert error.message.startswith("internal error; request id ")
@@ -140,35 +150,28 @@ def finish(job: Job) -> None:
 async def test_a_busy_engine_stops_the_sender(running: Running) -> None:
     """Nothing is answered: the places fill, and the rest stays with the client."""
     sent = 0
+    options = pb.EmbedOptions(truncate=True)
 
-    async def endless() -> AsyncIterator[pb.EmbedStreamRequest]:
+    def endless() -> Iterator[pb.EmbedStreamRequest]:
         nonlocal sent
+        yield pb.EmbedStreamRequest(options=options)
         while True:
             yield pb.EmbedStreamRequest(items=[item(sent * 64 + i, "x" * 500) for i in range(64)])
             sent += 1
 
-    options = pb.EmbedOptions(truncate=True)
     running.handle.script = lambda job: None
-    call = stub(running).EmbedStream()
-    await call.write(pb.EmbedStreamRequest(options=options))
-
-    async def send() -> None:
-        async for message in endless():
-            await call.write(message)
-
-    sender = asyncio.create_task(send())
+    call = begin(running, endless())
     await until(lambda: len(running.handle.jobs) == PLACES)
-    await asyncio.sleep(0.5)
+    await settled(lambda: sent)
     blocked, jobs = sent, running.handle.jobs
     assert len(jobs) == count(running, "stream_items", model="tiny") == PLACES
     for i in range(200):
         await until(lambda n=PLACES + i: len(jobs) == n)  # type: ignore[misc]
         finish(jobs[i])
-        assert (await call.read()).answers
-    await asyncio.sleep(0.3)
+        assert await call.read() is not None
+    await settled(lambda: len(jobs))
     assert len(jobs) == 200 + PLACES
     assert sent < blocked + 200, "it would be millions"
-    sender.cancel()
     call.cancel()
     await until(lambda: nothing_is_held(running))
 
@@ -176,12 +179,10 @@ async def test_a_busy_engine_stops_the_sender(running: Running) -> None:
 async def test_a_slow_reader_stops_the_reading_of_items(checkpoint: Path) -> None:
     total = 2000  # 64 MB of answers
     async with front_fakes.running_front(checkpoint, *FLAGS, d_model=VECTOR) as running:
-        call = stub(running).EmbedStream(messages((item(i) for i in range(total)), 64))
-        await asyncio.sleep(1)
-        begun = len(running.handle.jobs)
-        assert begun < total / 2
-        await asyncio.sleep(0.3)
-        assert len(running.handle.jobs) == begun
+        call = begin(running, messages((item(i) for i in range(total)), 64))
+        await until(lambda: bool(running.handle.jobs))
+        await settled(lambda: len(running.handle.jobs))
+        assert len(running.handle.jobs) < total / 2
         assert count(running, "stream_items", model="tiny") <= PLACES
         assert len(await answers_of(call)) == total
         assert nothing_is_held(running)
@@ -191,7 +192,7 @@ async def test_a_slow_reader_stops_the_reading_of_items(checkpoint: Path) -> Non
 async def test_who_leaves_frees_everything(running: Running, way: str) -> None:
     running.handle.script = lambda job: None
     requests = messages(item(i) for i in range(100))
-    call = stub(running).EmbedStream(requests, timeout=0.5 if way == "deadline" else None)
+    call = begin(running, requests, timeout_s=2 if way == "deadline" else None)
     await until(lambda: len(running.handle.jobs) == PLACES)
     if way == "cancel":
         call.cancel()
@@ -206,18 +207,18 @@ def _reason(way: str) -> str:
 
 async def test_draining_ends_it(running: Running) -> None:
     running.handle.script = lambda job: None
-    call = stub(running).EmbedStream(messages(item(i) for i in range(100)))
+    call = begin(running, messages(item(i) for i in range(100)))
     await until(lambda: len(running.handle.jobs) == PLACES)
     draining = asyncio.create_task(running.front.drain())
     code, _, reason = await failure(call)
     assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-    await asyncio.wait_for(draining, 10)
+    await draining
     assert nothing_is_held(running)
 
 
 async def test_an_engine_that_dies_ends_it(running: Running) -> None:
     running.handle.script = lambda job: job.stream.fail(EngineUnavailable("gone"))
-    code, message, _ = await failure(stub(running).EmbedStream(messages([item(1)])))
+    code, message, _ = await failure(begin(running, messages([item(1)])))
     assert (code, message) == (grpc.StatusCode.UNAVAILABLE, "gone")
     await until(lambda: nothing_is_held(running))
 
@@ -240,10 +241,12 @@ async def test_an_engine_that_dies_ends_it(running: Running) -> None:
 async def test_a_message_that_breaks_a_rule_ends_it_behind_the_answers(
     running: Running, bad: pb.EmbedStreamRequest, message: str
 ) -> None:
-    call = stub(running).EmbedStream(iter([*messages(item(i) for i in range(20)), bad]))
+    call = begin(running, [*messages(item(i) for i in range(20)), bad])
     answered = 0
     while answered < 20:
-        answered += len((await call.read()).answers)
+        reply = await call.read()
+        assert reply is not None
+        answered += len(reply.answers)
     code, said, reason = await failure(call)
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert said == message
@@ -252,24 +255,27 @@ async def test_a_message_that_breaks_a_rule_ends_it_behind_the_answers(
 async def test_options_are_checked_before_any_work(running: Running) -> None:
     options = pb.EmbedOptions(dimensions=D_MODEL + 1)
     request = pb.EmbedStreamRequest(options=options, items=[item(1)])
-    code, message, _ = await failure(stub(running).EmbedStream(iter([request])))
+    code, message, _ = await failure(begin(running, [request]))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message == f"options.dimensions: {D_MODEL + 1} is not in [1, {D_MODEL}]"
     assert running.handle.jobs == []
 
 
 async def test_a_stream_without_items_is_ended_but_not_one_that_works(checkpoint: Path) -> None:
-    async with front_fakes.running_front(checkpoint, "--session-idle", "0.4") as running:
+    async with front_fakes.running_front(checkpoint, "--session-idle", "1") as running:
         running.handle.script = lambda job: None
-        call = stub(running).EmbedStream()
+        call: Exchange = AsyncExchange(stub(running).EmbedStream())
         await call.write(pb.EmbedStreamRequest(items=[item(1)]))
-        await asyncio.sleep(0.8)
+        await until(lambda: bool(running.handle.jobs))
+        await asyncio.sleep(1.5)
         finish(running.handle.jobs[0])
-        assert [answer.id for answer in (await call.read()).answers] == [1]
+        reply = await call.read()
+        assert reply is not None
+        assert [answer.id for answer in reply.answers] == [1]
         code, message, reason = await failure(call)
         assert (code, reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "SESSION_EXPIRED")
-        assert message == "the session ends: no item for 0.4 s"
-        code, _, _ = await failure(stub(running).EmbedStream())
+        assert message == "the session ends: no item for 1 s"
+        code, _, _ = await failure(AsyncExchange(stub(running).EmbedStream()))
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -278,11 +284,11 @@ async def test_others_are_let_in_while_a_stream_is_busy(checkpoint: Path) -> Non
     async with front_fakes.running_front(checkpoint, *flags) as running:
         play = running.handle.script
         running.handle.script = lambda job: None
-        call = stub(running).EmbedStream(messages(item(i) for i in range(100)))
+        call = begin(running, messages(item(i) for i in range(100)))
         await until(lambda: len(running.handle.jobs) == 4)
         running.handle.script = play
         inputs = [pb.EmbedInput(input=types_pb2.Input(text="fish"))] * 4
-        reply = await stub(running).Embed(pb.EmbedRequest(inputs=inputs), timeout=10)
+        reply = await stub(running).Embed(pb.EmbedRequest(inputs=inputs), timeout=60)
         assert len(reply.results) == 4
         for job in running.handle.jobs[:4]:
             finish(job)
