@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, overload
 import grpc.aio
 
 from headstream.client import _embed_requests, _status
+from headstream.client._async_status import FirstStatus
 from headstream.client._stream_items import IdT, StreamItems
 from headstream.v1 import embeddings_service_pb2 as pb
 
@@ -98,6 +99,7 @@ class AsyncEmbedStream(Generic[IdT]):
         self._items = StreamItems[IdT](look_ahead)
         self._sender = _Sender(opening, texts, self._items)
         self._call: BidiCall | None = None
+        self._ended = FirstStatus()
         self._sending: asyncio.Task[None] | None = None
         self._ready: deque[tuple[IdT, Array | FailedItem]] = deque()
         self._over = False
@@ -125,12 +127,14 @@ class AsyncEmbedStream(Generic[IdT]):
     async def _pull(self) -> None:
         if self._call is None:
             self._call = await self._begin()
+            self._ended.watch(self._call)
             self._sending = asyncio.create_task(self._sender.send(self._call))
         try:
             reply = await self._call.read()
         except grpc.aio.AioRpcError as error:
             await self.aclose()
-            raise _status.from_call(error, self._items.num_answered or None) from error
+            told = self._ended.told(error)
+            raise _status.from_call(told, self._items.num_answered or None) from error
         if isinstance(reply, pb.EmbedStreamResponse):
             self._ready.extend(self._items.feed(reply))
             self._sender.go_on()
