@@ -34,6 +34,7 @@ from headstream.lookup.reading import Reading
 from headstream.lookup.store import Store
 from headstream.lookup.tables import ReadDocument
 from headstream.v1 import lookup_service_pb2 as pb
+from language_reference import sections
 from lookup_process import Lookup, running_lookup
 from server_process import running_server
 
@@ -123,18 +124,6 @@ def adds(lookup: Lookup) -> dict[str, float]:
         seconds.append(time.perf_counter() - start)
     p50, p99 = np.percentile(np.array(seconds) * 1e3, [50, 99])
     return {"add_p50_ms": p50, "add_p99_ms": p99}
-
-
-def sections() -> dict[str, list[tuple[str, str]]]:
-    """(heading, text) of the sections of each topic of the language reference, headings removed."""
-    from pydoc_data.topics import topics
-
-    found: dict[str, list[tuple[str, str]]] = {}
-    for name, text in topics.items():
-        parts = re.split(r"^(\S.*)\n[*=~-]{3,}\n", text, flags=re.MULTILINE)
-        pairs = [(h, b.strip()) for h, b in zip(parts[1::2], parts[2::2], strict=True)]
-        found[name] = [(heading, body) for heading, body in pairs if len(body) > 200]
-    return {name: pairs for name, pairs in found.items() if pairs}
 
 
 def chunking(lookup: Lookup) -> dict[str, dict[str, float]]:

@@ -231,6 +231,13 @@ def test_a_call_that_fails_raises_its_error(script, client):
         list(client.embed_stream("x" for _ in range(10_000)))
 
 
+async def test_the_async_client_raises_it_whatever_it_was_writing(script, async_client):
+    script.embed_stream = refuse
+    for _ in range(20):
+        with pytest.raises(InvalidArgument, match="options: wrong"):
+            [pair async for pair in async_client.embed_stream(["a"] * 2000)]
+
+
 def faulty():
     yield "a"
     yield "bb"

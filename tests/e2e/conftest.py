@@ -1,9 +1,10 @@
-"""Real servers: one with a tiny random model, one with the embedded real one."""
+"""Real servers: with a tiny random model, with the embedded one, and with a real encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from headstream.model.loading.source import resolve
 from server_process import Server, running_server, save_tiny_model
 
 CACHE = Path.home() / ".cache" / "headstream"  # the server's default
+MINILM = "all-minilm-l6-v2"
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,18 @@ def gemma_server(gemma: Path) -> Generator[Server]:
     """A server with the embedded model in float32."""
     with running_server(gemma, "--dtype", "float32", "--threads", "2") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def minilm_server() -> Generator[Server]:
+    """A server with the real all-MiniLM-L6-v2 in float32."""
+    with running_server(Path(MINILM), "--dtype", "float32", "--threads", "2") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def minilm_reference() -> Any:
+    """The same weights in sentence-transformers, float32."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(resolve(MINILM, CACHE)), device="cpu", local_files_only=True)

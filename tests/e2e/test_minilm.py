@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from headstream.client import Client, EmbedError, Unimplemented
-from headstream.model.loading.source import resolve
 from server_process import Server, running_server
 
 NAME = "all-minilm-l6-v2"
@@ -29,24 +28,9 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    """The same weights in that library, float32."""
-    from sentence_transformers import SentenceTransformer
-
-    path = resolve(NAME, Path())
-    return SentenceTransformer(str(path), device="cpu", local_files_only=True)
-
-
-@pytest.fixture(scope="module")
-def minilm() -> Generator[Server]:
-    with running_server(Path(NAME), "--dtype", "float32", "--threads", "2") as running:
-        yield running
-
-
 @pytest.fixture
-def client(minilm: Server) -> Generator[Client]:
-    with Client(minilm.address) as client:
+def client(minilm_server: Server) -> Generator[Client]:
+    with Client(minilm_server.address) as client:
         yield client
 
 
@@ -58,11 +42,11 @@ def sentences(count: int) -> list[str]:
     return [" ".join(words[start : start + length]) for start, length in starts]
 
 
-def test_vectors_equal_sentence_transformers(client: Client, reference: Any) -> None:
+def test_vectors_equal_sentence_transformers(client: Client, minilm_reference: Any) -> None:
     """Within 1e-5, in one call of many texts, and nothing said about how."""
     texts = [*TEXTS, *sentences(64 - len(TEXTS))]
     vectors = client.embed(texts)
-    expected = reference.encode(texts)
+    expected = minilm_reference.encode(texts)
     assert vectors.shape == (64, 384)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -75,14 +59,14 @@ def test_the_same_bits_alone_and_packed(client: Client) -> None:
         assert client.embed(text).tobytes() == vector.tobytes(), text
 
 
-def test_rows_of_every_layer_equal_transformers(client: Client, reference: Any) -> None:
+def test_rows_of_every_layer_equal_transformers(client: Client, minilm_reference: Any) -> None:
     import torch
 
     table = client.embed_tokens(CHICKEN + " tired", layers=[*range(7), -1])
     assert table.tokens[0] == "[CLS]"
     assert table.tokens[-1] == "[SEP]"
     with torch.no_grad():
-        model = reference[0].auto_model
+        model = minilm_reference[0].auto_model
         hidden = model(torch.tensor([table.token_ids]), output_hidden_states=True).hidden_states
     for ours, theirs in zip(table.vectors, (*hidden, hidden[-1]), strict=True):
         np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
@@ -99,12 +83,14 @@ def test_it_means_the_chicken_or_the_road(client: Client) -> None:
     assert not np.allclose(tired.vectors[1, index], wide.vectors[1, index], atol=0.1)
 
 
-def test_longer_texts_are_cut_only_if_asked(client: Client, reference: Any) -> None:
+def test_longer_texts_are_cut_only_if_asked(client: Client, minilm_reference: Any) -> None:
     """At 256 tokens, as the checkpoint says; that library does so unasked."""
     long = " ".join(sentences(5))
     with pytest.raises(EmbedError, match="the model takes 256"):
         client.embed([long])
-    np.testing.assert_allclose(client.embed(long, truncate=True), reference.encode(long), atol=1e-5)
+    np.testing.assert_allclose(
+        client.embed(long, truncate=True), minilm_reference.encode(long), atol=1e-5
+    )
 
 
 def test_what_needs_logits_is_refused(client: Client) -> None:
@@ -125,11 +111,13 @@ def test_what_needs_logits_is_refused(client: Client) -> None:
     [(("--dtype", "bfloat16"), 0.999), (("--dtype", "float32", "--quantization", "int8"), 0.99)],
     ids=["bfloat16", "int8"],
 )
-def test_fewer_bits_stay_near(reference: Any, flags: tuple[str, ...], nearness: float) -> None:
+def test_fewer_bits_stay_near(
+    minilm_reference: Any, flags: tuple[str, ...], nearness: float
+) -> None:
     texts = sentences(20)
     with running_server(Path(NAME), *flags) as server, Client(server.address) as client:
         vectors = client.embed(texts)
         lone = [client.embed(text) for text in texts[:5]]
     assert np.array_equal(vectors[:5], lone)
-    cosines = (vectors * reference.encode(texts)).sum(1)
+    cosines = (vectors * minilm_reference.encode(texts)).sum(1)
     assert nearness < cosines.min() < 1 - 1e-6

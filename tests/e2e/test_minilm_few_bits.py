@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from headstream.client import Client, FailedItem, TextEmbedding
 from headstream.model.loading.source import resolve
-from server_process import running_server
+from server_process import Server
 
 NAME = "all-minilm-l6-v2"
 NUM_QUERIES = 60
@@ -21,9 +21,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @pytest.fixture(scope="module")
-def client() -> Generator[Client]:
-    flags = ("--dtype", "float32", "--threads", "2")
-    with running_server(Path(NAME), *flags) as server, Client(server.address) as client:
+def client(minilm_server: Server) -> Generator[Client]:
+    with Client(minilm_server.address) as client:
         yield client
 
 

@@ -20,17 +20,22 @@ SpanUnit: TypeAlias = Literal["char", "byte"]
 Spans: TypeAlias = Sequence[tuple[int, int]]  # [start, end) of each
 
 
-class EmbedOptions(TypedDict, total=False):
-    """How vectors are made; `Client.embed` explains."""
+class VectorOptions(TypedDict, total=False):
+    """How vectors of floats are made of texts with their prompts; `Client.embed` explains."""
 
     pooling: PoolingName
-    prompt: str | None
-    prompt_name: str | None
     layer: int
     normalize: bool | None
     dimensions: int | None
-    dtype: VectorType
     truncate: bool
+
+
+class EmbedOptions(VectorOptions, total=False):
+    """How vectors are made; `Client.embed` explains."""
+
+    prompt: str | None
+    prompt_name: str | None
+    dtype: VectorType
 
 
 _POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
