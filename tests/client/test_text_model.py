@@ -129,7 +129,7 @@ async def test_a_stream_that_breaks_gives_no_vectors(embed, script, calls):
 
 def test_answers_are_counted(client, calls):
     for count in (3, 300):
-        done = []
+        done: list[int] = []
         TextModel(client, "").embed(["x"] * count, done.append)
         assert sum(done) == count
 

@@ -15,6 +15,7 @@ from tokenizers.processors import TemplateProcessing
 
 import tiny_tokenizers
 from headstream.client import Client, InvalidArgument, Unimplemented
+from headstream.client.sentence_transformers import HeadstreamTransformer
 from server_process import running_server
 
 D_VOCAB = 420
@@ -141,6 +142,29 @@ def test_vectors_equal_the_library(served: tuple[Case, Any, Client]) -> None:
     plain = client.embed(TEXTS, prompt="")
     assert_equal(plain, model.encode(TEXTS, prompt=""))
     assert np.abs(queries - plain).max() > 1e-2, "a prompt changes them"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_embeddings": True},
+        {"truncate_dim": 24},
+        {"truncate_dim": 24, "normalize_embeddings": True},
+        {"truncate_dim": 24, "precision": "ubinary"},
+        {"prompt_name": "query"},
+        {"prompt": "Find: "},
+    ],
+    ids=str,
+)
+def test_the_shape_of_the_library(served: tuple[Case, Any, Client], options: Any) -> None:
+    """Queries and documents have prompts of their own, and cut vectors are of any length."""
+    _, model, client = served
+    ours = HeadstreamTransformer(client)
+    assert (ours.prompts, ours.default_prompt_name) == (model.prompts, model.default_prompt_name)
+    for method in ("encode", "encode_query", "encode_document"):
+        found = getattr(ours, method)(TEXTS, **options)
+        assert_equal(found, getattr(model, method)(TEXTS, **options))
 
 
 def test_the_same_bits_alone_and_packed(served: tuple[Case, Any, Client]) -> None:

@@ -9,8 +9,6 @@ import numpy as np
 from headstream.client._torch_tensors import is_tensor, to_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from headstream.client._results import Array
 
 SimilarityName: TypeAlias = Literal["cosine", "dot"]
@@ -19,8 +17,8 @@ SIMILARITIES: tuple[SimilarityName, ...] = get_args(SimilarityName)
 
 def similarity(
     name: SimilarityName,
-    first: Sequence[Any] | Array,
-    second: Sequence[Any] | Array,
+    first: Any,
+    second: Any,
     *,
     pairwise: bool = False,
 ) -> Any:
@@ -38,9 +36,9 @@ def similarity(
     return to_tensor(scores) if is_tensor(first) or is_tensor(second) else scores
 
 
-def _rows(vectors: Sequence[Any] | Array) -> Array:
+def _rows(vectors: Any) -> Array:
     """Float32 [n, d]."""
-    several = [np.asarray(row) for row in vectors] if isinstance(vectors, list) else vectors
+    several: Any = list(map(np.asarray, vectors)) if isinstance(vectors, list) else vectors
     return np.atleast_2d(np.asarray(several, np.float32))
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["HeadstreamTransformer"]
 
 Precision: TypeAlias = Literal["float32", "binary", "ubinary"]
-Vectors: TypeAlias = "Sequence[Any] | Array"  # [n, d] or [d]: an array, a tensor, a list of such
 
 
 class HeadstreamTransformer:
@@ -95,7 +94,7 @@ class HeadstreamTransformer:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] | Array,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
@@ -160,7 +159,7 @@ class HeadstreamTransformer:
 
     def encode_query(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] | Array,
         prompt_name: str | None = None,
         prompt: str | None = None,
         **options: Any,
@@ -170,7 +169,7 @@ class HeadstreamTransformer:
 
     def encode_document(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] | Array,
         prompt_name: str | None = None,
         prompt: str | None = None,
         **options: Any,
@@ -180,22 +179,22 @@ class HeadstreamTransformer:
 
     # --- Vectors ---
 
-    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Any:
-        """Of each of the first [n, d] with each of the second [m, d].
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Of each of the first [n, d] with each of the second [m, d]: arrays, tensors, or lists.
 
         Returns:
             [n, m], float32; a tensor where one of them is.
         """
         return similarity(self.similarity_fn_name, embeddings1, embeddings2)
 
-    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Any:
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Of each of the first [n, d] with its counterpart of the second [n, d]: [n]."""
         return similarity(self.similarity_fn_name, embeddings1, embeddings2, pairwise=True)
 
     def _encode_kind(
         self,
         kind: Kind,
-        sentences: str | Sequence[str],
+        sentences: str | Sequence[str] | Array,
         prompt_name: str | None,
         prompt: str | None,
         options: Mapping[str, Any],
