@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     """PEM file of its key."""
     tls_client_ca: Path | None = None
     """PEM file of the authorities whose clients are let in (mutual TLS)."""
+    reload_interval: Seconds = 5.0
+    """Seconds between looks at the TLS files and the tokens: what was replaced is taken up."""
     reflection: bool = True
     """Serve grpc.reflection, which tells tools the contract."""
 

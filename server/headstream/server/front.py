@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from headstream.access.files import watch
 from headstream.server.admin import AdminServer
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle
@@ -19,7 +20,7 @@ from headstream.server.errors import ConfigError
 from headstream.server.health import Health
 from headstream.server.interceptor import CallInterceptor
 from headstream.server.keeper import EngineKeeper
-from headstream.server.listener import bind, make_server, service_names
+from headstream.server.listener import bind, make_server, read_certificates, service_names
 from headstream.server.liveness import Heartbeat
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models, ServedModel
@@ -74,6 +75,7 @@ class Front:
         self._starting: list[ServedModel] = []
         self._keepers: list[EngineKeeper] = []
         self._keeping: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None  # of files that may be replaced
         for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
             self._listen_to(model, heartbeat)
 
@@ -103,16 +105,22 @@ class Front:
     async def listen(self) -> Ports:
         """Take the ports first, so that a mistake shows before minutes of loading."""
         settings = self._settings
+        self._certificates = read_certificates(settings)
         interceptor = CallInterceptor(self.policy)
         self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
-        port = bind(self._server, settings)
+        port = bind(self._server, settings, self._certificates)
         try:
             admin_port = await self._admin.start(settings.host, settings.admin_port)
         except OSError as error:
             raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch_files(), name="file watch")
         return Ports(settings.host, port, admin_port)
+
+    async def _watch_files(self) -> None:
+        files = [] if self._certificates is None else [self._certificates.files]
+        await watch(files, self._settings.reload_interval)
 
     async def load(self, on_progress: Callable[[Loading], None]) -> None:
         """Start the engines, side by side.
@@ -164,9 +172,10 @@ class Front:
 
     async def close(self) -> None:
         """Stop at once what is still there."""
-        for task in self._keeping:
+        tasks = self._keeping if self._watching is None else [*self._keeping, self._watching]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.stop(None)
         for model in self._starting:
             await model.handle.stop()

@@ -13,6 +13,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access.certificates import Certificates
+from headstream.access.files import FileError
 from headstream.server.config import Settings
 from headstream.server.errors import ConfigError
 from headstream.server.health import Health
@@ -120,36 +122,34 @@ def make_server(
     return server
 
 
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
+def bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:
     """Take the port; returns its number.
 
     Raises:
-        ConfigError: It is taken, or a TLS file cannot be used.
+        ConfigError: It is taken.
     """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
-    credentials = _credentials(settings)
     try:
-        if credentials is None:
+        if certificates is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, certificates.credentials())
     except RuntimeError:
-        raise ConfigError(
-            f"port: {address} cannot be bound; it may be in use, or the TLS files do not fit"
-        ) from None
+        raise ConfigError(f"port: {address} cannot be bound; it may be in use") from None
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def read_certificates(settings: Settings) -> Certificates | None:
+    """The TLS files of the settings; None: plaintext.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     try:
-        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-        ca = None if settings.tls_client_ca is None else settings.tls_client_ca.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"tls: {error.filename}: {error.strerror}") from None
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=ca, require_client_auth=ca is not None
-    )
+        return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _options(settings: Settings) -> Sequence[tuple[str, int]]:
