@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headstream.server.config import Settings, is_loopback
+from headstream.access.loopback import is_loopback
+from headstream.server.config import Settings
 from headstream.server.config_sources import load_settings
 from headstream.server.errors import ConfigError
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headstream.access.loopback import is_loopback
 from headstream.server.engine.config import EngineConfig
 
 DEFAULT_MODEL = "gemma-3-270m"
@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     """PEM file of its key."""
     tls_client_ca: Path | None = None
     """PEM file of the authorities whose clients are let in (mutual TLS)."""
+    tokens: Path | None = None
+    """TOML file of bearer tokens, with scopes and quotas; without it nobody is asked for one.
+    `headstream token new` makes an entry."""
     reload_interval: Seconds = 5.0
     """Seconds between looks at the TLS files and the tokens: what was replaced is taken up."""
     reflection: bool = True
@@ -217,11 +220,3 @@ class Settings(BaseSettings):
             )
             for name, source in sources
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

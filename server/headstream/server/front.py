@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from headstream.access.files import watch
+from headstream.access.files import FileError, watch
+from headstream.access.gate import Gate
 from headstream.server.admin import AdminServer
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle
@@ -55,13 +56,16 @@ class Front:
         settings: Settings,
         make_handle: Callable[..., EngineHandle] = EngineHandle,
     ) -> None:
+        """Raises ConfigError if the file of tokens cannot be used."""
         self._settings = settings
         self.metrics = Metrics()
         self.models = Models(
             [ServedModel(make_handle(config)) for config in settings.engine_configs()]
         )
+        self._gate = _make_gate(settings)
         self.policy = CallPolicy(
             metrics=self.metrics,
+            gate=self._gate,
             unary_deadline=settings.unary_deadline,
             stream_deadline=settings.stream_deadline,
             stalled_stream=settings.stalled_stream,
@@ -119,8 +123,8 @@ class Front:
         return Ports(settings.host, port, admin_port)
 
     async def _watch_files(self) -> None:
-        files = [] if self._certificates is None else [self._certificates.files]
-        await watch(files, self._settings.reload_interval)
+        certificates = [] if self._certificates is None else [self._certificates.files]
+        await watch([*self._gate.files, *certificates], self._settings.reload_interval)
 
     async def load(self, on_progress: Callable[[Loading], None]) -> None:
         """Start the engines, side by side.
@@ -182,6 +186,13 @@ class Front:
         await self._admin.stop()
 
 
+def _make_gate(settings: Settings) -> Gate:
+    try:
+        return Gate(settings.tokens, settings.retry_after)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
+
+
 async def serve(
     settings: Settings,
     on_progress: Callable[[Loading], None],
@@ -190,7 +201,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
     Raises:
-        ConfigError: A port or a TLS file cannot be used.
+        ConfigError: A port, a TLS file or the tokens cannot be used.
         EngineStartError: A model cannot be loaded.
     """
     stop = asyncio.Event()

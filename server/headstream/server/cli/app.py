@@ -11,6 +11,7 @@ from headstream.server.cli.lookup import lookup
 from headstream.server.cli.models import models
 from headstream.server.cli.score import score
 from headstream.server.cli.serve import serve
+from headstream.server.cli.token import token
 
 app = typer.Typer(
     help="Next-token logits and contextual embeddings from a transformer, over gRPC.",
@@ -30,3 +31,4 @@ app.command()(embed)
 app.command()(score)
 app.command()(models)
 app.add_typer(lookup, name="lookup")
+app.add_typer(token, name="token")
