@@ -30,8 +30,12 @@ def test_a_whole_file(tmp_path: Path) -> None:
     both = f'["{A}", "{B}"]'
     text = entry(quotas, both) + f'[tokens.bob]\nsha256 = "{digest("c").hex()}"\nscopes = "lookup"'
     alice, bob = read_tokens(write(tmp_path / "tokens.toml", text))
-    assert (alice.name, alice.scopes, alice.quota) == ("alice", {"logits"}, Quota(2.5, 3, 1000))
-    assert (bob.name, bob.scopes, bob.quota) == ("bob", {"lookup"}, Quota())
+    assert (alice.name, alice.scopes, alice.quota) == (
+        "alice",
+        frozenset({"logits"}),
+        Quota(2.5, 3, 1000),
+    )
+    assert (bob.name, bob.scopes, bob.quota) == ("bob", frozenset({"lookup"}), Quota())
     tokens = (alice, bob)
     assert [find(tokens, each) for each in "abcd"] == [alice, alice, bob, None]
 
@@ -83,7 +87,10 @@ def test_the_command_makes_an_entry_that_the_file_takes(tmp_path: Path) -> None:
     made = done.stderr.split()[-1]
     assert made not in done.stdout
     [alice] = read_tokens(write(tmp_path / "tokens.toml", done.stdout))
-    assert (alice.scopes, alice.quota) == ({"logits", "model"}, Quota(requests_per_second=2))
+    assert (alice.scopes, alice.quota) == (
+        frozenset({"logits", "model"}),
+        Quota(requests_per_second=2),
+    )
     # An oracle of its own: what sha256sum says of the token.
     told = subprocess.run(["sha256sum"], input=made.encode(), capture_output=True, check=True)
     assert alice.digests[0].hex() == told.stdout.decode().split()[0]
@@ -92,7 +99,7 @@ def test_the_command_makes_an_entry_that_the_file_takes(tmp_path: Path) -> None:
 def test_the_command_gives_all_scopes_and_no_quota_unless_told(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["token", "new", "--name", "bob"])
     [bob] = read_tokens(write(tmp_path / "tokens.toml", done.stdout))
-    assert (bob.scopes, bob.quota) == (set(SCOPES), Quota())
+    assert (bob.scopes, bob.quota) == (frozenset(SCOPES), Quota())
 
 
 @pytest.mark.parametrize(
