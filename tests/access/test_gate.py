@@ -26,6 +26,7 @@ from headstream.client import (
     Unauthenticated,
 )
 from headstream.server.cli.app import app
+from headstream.server.config import Settings
 from headstream.server.listener import capabilities
 from server_process import Server, running_server
 from tokens_of_callers import bearer, explain, make_token
@@ -76,7 +77,7 @@ def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Gener
         yield Guarded(server, file, log, alice, bob, carol)
 
 
-METHODS = [method for method, _ in capabilities()]
+METHODS = [method for method, _ in capabilities(Settings())]
 
 
 def call(guarded: Guarded, method: str, *metadata: tuple[str, str]) -> tuple[str, str, float]:

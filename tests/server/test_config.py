@@ -64,6 +64,11 @@ def test_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().models == settings.models
 
 
+def test_manifests_go_to_their_models() -> None:
+    flags = ["--models", "a", "--models", "b=/c", "--manifests", "b=/d=e"]
+    assert [config.manifest for config in load_settings(flags).engine_configs()] == [None, "/d=e"]
+
+
 def test_engines_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
 
@@ -94,6 +99,8 @@ def test_names(source: str, name: str) -> None:
         (["--models", "a", "--models", "b=a,a"], "used twice"),
         (["--models", "=x"], "models: "),
         (["--models", "x="], "models: "),
+        (["--models", "a", "--manifests", "b=x"], "manifests: "),
+        (["--models", "a", "--manifests", "x"], "manifests: "),
         (["--tls-cert", "x"], "tls_cert and tls_key"),
         (["--tls-client-ca", "x"], "tls_client_ca"),
         (["--max-message-bytes", "2097151"], "max_message_bytes: "),

@@ -71,7 +71,7 @@ class Front:
             stalled_stream=settings.stalled_stream,
             max_message_bytes=settings.max_message_bytes,
         )
-        self.health = Health(self.models, service_names())
+        self.health = Health(self.models, service_names(settings))
         self._heartbeats = [Heartbeat() for _ in self.models]
         self._admin = AdminServer(
             self.metrics.registry, alive=lambda: self.alive, ready=lambda: self.health.serving

@@ -71,21 +71,30 @@ def _entries() -> tuple[_Entry, ...]:
     )
 
 
-def service_names() -> tuple[str, ...]:
-    """Full names of the services of the contract."""
-    return tuple(entry.descriptor.full_name for entry in _entries())
-
-
-def capabilities() -> tuple[tuple[str, bool], ...]:
-    """Every method of the contract, and whether a class here fills it in."""
+def service_names(settings: Settings) -> tuple[str, ...]:
+    """Full names of the services that are served."""
     return tuple(
-        (f"{entry.descriptor.full_name}/{method.name}", _is_served(entry.servicer, method.name))
+        entry.descriptor.full_name for entry in _entries() if _is_on(settings, entry.servicer)
+    )
+
+
+def capabilities(settings: Settings) -> tuple[tuple[str, bool], ...]:
+    """Every method of the contract, and whether it is served."""
+    return tuple(
+        (
+            f"{entry.descriptor.full_name}/{method.name}",
+            _is_on(settings, entry.servicer) and _is_filled_in(entry.servicer, method.name),
+        )
         for entry in _entries()
         for method in entry.descriptor.methods
     )
 
 
-def _is_served(servicer: Any, method: str) -> bool:
+def _is_on(settings: Settings, servicer: Any) -> bool:
+    return settings.serves_internals or servicer is not InternalsService
+
+
+def _is_filled_in(servicer: Any, method: str) -> bool:
     behavior = getattr(servicer, method)
     return inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior)
 
@@ -108,16 +117,17 @@ def make_server(
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
         embeddings(models, metrics, settings.session_idle), server
     )
-    internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
+    if settings.serves_internals:
+        internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerService(models), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(models, capabilities()), server
+        ModelService(models, capabilities(settings)), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    if settings.reflection:
-        names = (*service_names(), HEALTH_SERVICE, reflection.SERVICE_NAME)
+    if settings.serves_reflection:
+        names = (*service_names(settings), HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
 
