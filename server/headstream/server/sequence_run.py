@@ -84,7 +84,8 @@ def submitted(
 ) -> Generator[list[SequenceStream]]:
     """The streams of one or several continuations of a prompt; in the end all of them are left."""
     call = current_call()
-    streams = model.handle.submit_all(token_ids, sibling_seeds, tenant=call.tenant, **options)
+    options["tenant"] = call.tenant
+    streams = model.handle.submit_all(token_ids, sibling_seeds, **options)
     num_read = len(token_ids) + len(options.get("output_ids", ()))
     call.input_tokens += num_read
     metrics.input_tokens.labels(model.name).inc(num_read)
