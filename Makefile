@@ -8,6 +8,9 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+SUPPLY_BIN := .venv-supply/bin
+SUPPLY_READY := .venv-supply/.ready
+LOCKED_READY := .venv-locked/.ready
 PROTO_BIN := .venv-proto/bin
 PROTO_READY := .venv-proto/.ready
 BUF := proto/node_modules/.bin/buf
@@ -18,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo serve bench test coverage check format clean \
-	check-format check-lint check-types check-mypy check-pyright check-imports check-layout proto check-proto check-buf breaking
+	lock sbom check-format check-lint check-types check-mypy check-pyright check-imports check-layout proto check-proto check-buf breaking
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -98,10 +101,22 @@ check-buf: $(BUF_READY) ## Lint and format of the .proto files (buf)
 breaking: $(BUF_READY) ## Changes since AGAINST (a tag or branch, default main) that break callers
 	$(BUF) breaking proto --against '.git#ref=$(or $(AGAINST),main),subdir=proto'
 
+##@ Supply chain
+
+lock: $(SUPPLY_READY) ## Write requirements.lock: versions and hashes of all that server and lookup need, but torch
+	$(SUPPLY_BIN)/uv pip compile pyproject.toml --extra server --extra lookup --constraint constraints.txt \
+		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+sbom: $(LOCKED_READY) $(SUPPLY_READY) ## Write dist/headstream.cdx.json: what an installation from the lock holds (CycloneDX)
+	mkdir -p dist
+	$(SUPPLY_BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-format JSON --output-file dist/headstream.cdx.json .venv-locked/bin/python
+
 ##@ Clean
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-proto proto/node_modules dist build htmlcov .coverage .coverage.* \
+	rm -rf .venv .venv-proto .venv-supply .venv-locked proto/node_modules dist build htmlcov .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find proto client server model tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -114,6 +129,21 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --editable '.[server,embedded,minilm,lookup,bench,dev]' --constraint constraints.txt
+	touch $@
+
+$(SUPPLY_READY): pyproject.toml constraints.txt
+	test -x $(SUPPLY_BIN)/python || $(PYTHON) -m venv .venv-supply
+	$(SUPPLY_BIN)/python -m pip install --quiet --constraint constraints.txt cyclonedx-bom uv
+	touch $@
+
+# As a user installs it: everything by its hash, beside a torch of their choice.
+$(LOCKED_READY): requirements.lock pyproject.toml
+	rm -rf .venv-locked
+	$(PYTHON) -m venv .venv-locked
+	.venv-locked/bin/python -m pip install --quiet --no-deps "$$(grep '^torch==' constraints.txt)"
+	.venv-locked/bin/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	.venv-locked/bin/python -m pip install --quiet --no-deps .
+	.venv-locked/bin/python -m pip check
 	touch $@
 
 $(PROTO_READY): proto/requirements.txt

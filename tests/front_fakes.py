@@ -150,6 +150,7 @@ class FakeHandle:
         grammar: str = "",
         outputs: Outputs = NOTHING,
         output_ids: tuple[int, ...] = (),
+        tenant: str = "",
     ) -> SequenceStream:
         paused: list[bool] = []
 

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,16 @@ def lookup_command(server: str, store: Path | str, *flags: str) -> list[str]:
 
 
 @contextmanager
-def running_lookup(server: str, store: Path | str, *flags: str) -> Generator[Lookup]:
-    """Ends by kill -9, always: nothing in the store may need a gentle end."""
+def running_lookup(
+    server: str, store: Path | str, *flags: str, stderr: Path | None = None
+) -> Generator[Lookup]:
+    """Ends by kill -9, always: nothing in the store may need a gentle end.
+
+    ``stderr``: a file for the log; None: ours.
+    """
     command = lookup_command(server, store, *flags)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with stderr.open("w") if stderr is not None else nullcontext() as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,13 @@ def save_tiny_model(directory: Path) -> Path:
 
 
 @contextmanager
-def running_server(checkpoint: Path, *flags: str) -> Generator[Server]:
+def running_server(checkpoint: Path, *flags: str, stderr: Path | None = None) -> Generator[Server]:
+    """``stderr``: a file for the log; None: ours."""
     command = [sys.executable, "-m", "headstream.server.cli", "serve", "--events"]
     command += ["--models", f"tiny={checkpoint}", "--port", "0", "--admin-port", "0"]
     command += ["--threads", "1", "--drain-delay", "0.5", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with stderr.open("w") if stderr is not None else nullcontext() as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
         address = admin = ""

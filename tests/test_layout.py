@@ -16,6 +16,7 @@ PORTIONS = {
     "client": ROOT / "client" / "headstream" / "client",
     "server": ROOT / "server" / "headstream" / "server",
     "lookup": ROOT / "server" / "headstream" / "lookup",
+    "access": ROOT / "server" / "headstream" / "access",
     "model": ROOT / "model" / "headstream" / "model",
 }
 NAMESPACES = sorted({path.parent for path in PORTIONS.values()})
@@ -70,7 +71,7 @@ def test_portion_is_typed(folder: str) -> None:
     assert (PORTIONS[folder] / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("folder", ["client", "server", "lookup", "model"])
+@pytest.mark.parametrize("folder", ["client", "server", "lookup", "access", "model"])
 def test_packages_have_an_init(folder: str) -> None:
     """Below the namespace every folder with modules is a regular package."""
     folders = {path.parent for path in PORTIONS[folder].rglob("*.py")}

@@ -56,6 +56,7 @@ def test_a_token_travels_with_every_call_but_never_in_plaintext_over_the_network
     with pytest.raises(ValueError, match="needs tls"):
         Client("models.example:50051", token="secret")
     Client("models.example:50051", token="secret", tls=True).close()
+    Client("models.example:50051", token="secret", token_in_plaintext=True).close()
 
 
 def test_without_a_token_nothing_is_sent(script):

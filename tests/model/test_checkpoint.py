@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -186,43 +185,6 @@ def test_damaged_header(directory: Path, header: bytes) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="header"):
         Checkpoint(directory, torch.float32)
-
-
-def _manifest(directory: Path) -> Path:
-    digest = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
-    path = directory / "sha256sums.txt"
-    path.write_text(f"{digest}  model.safetensors\n")
-    return path
-
-
-def test_manifest_match(directory: Path) -> None:
-    stages: list[tuple[str, int, int]] = []
-    load(directory, manifest=_manifest(directory), progress=lambda *step: stages.append(step))
-    assert stages[:2] == [("verifying", 0, 1), ("verifying", 1, 1)]
-    assert stages[-1] == ("weights", 21, 21)
-
-
-def test_manifest_mismatch(directory: Path) -> None:
-    manifest = _manifest(directory)
-    edit(directory, lambda tensors: tensors[UP].add_(1.0))
-    with pytest.raises(CheckpointError, match="the manifest says"):
-        load(directory, manifest=manifest)
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("", "does not list model.safetensors"),
-        (f"{'0' * 64}  ../model.safetensors", "does not list|not a plain file name"),
-        (f"{'0' * 64}  other.safetensors\n{'0' * 64}  model.safetensors", "not there"),
-        ("nonsense", "not a sha256 line"),
-    ],
-)
-def test_bad_manifest(directory: Path, line: str, complaint: str) -> None:
-    manifest = directory / "sums"
-    manifest.write_text(line)
-    with pytest.raises(CheckpointError, match=complaint):
-        load(directory, manifest=manifest)
 
 
 def test_unknown_architecture_is_named_with_the_known_ones(directory: Path) -> None:

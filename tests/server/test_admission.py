@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
 from headstream.server.admission import Admission
+from headstream.server.call import Call, current_tenant, enter_call
 from headstream.server.errors import QueueFull
 
 
@@ -114,3 +118,91 @@ async def test_a_place_given_to_who_is_cancelled_meanwhile_is_free_again() -> No
     task.cancel()  # before it has run
     await asyncio.gather(task, return_exceptions=True)
     assert (entered, queue.requests, queue.tokens) == ([], 0, 0)
+
+
+@contextmanager
+def tenant(name: str) -> Generator[None]:
+    """As if a call of this tenant were served."""
+    before = current_tenant()
+    enter_call(Call("method", "id", streaming=False, tenant=name))
+    try:
+        yield
+    finally:
+        enter_call(Call("method", "id", streaming=False, tenant=before))
+
+
+def enter_all(stack: ExitStack, queue: Admission, name: str, tokens: int = 0) -> int:
+    """How many requests of a tenant are let in before one is refused."""
+    count = 0
+    with tenant(name):
+        try:
+            while True:
+                tickets = stack.enter_context(queue.enter())
+                if tokens:
+                    queue.charge(tickets, [tokens])
+                count += 1
+        except QueueFull:
+            return count
+
+
+def test_a_tenant_gets_no_more_than_it_leaves_free() -> None:
+    queue = make(max_requests=12)
+    with ExitStack() as stack:
+        assert enter_all(stack, queue, "alice") == 6
+        assert enter_all(stack, queue, "bob") == 3
+        assert enter_all(stack, queue, "alice") == 0
+        assert enter_all(stack, queue, "carol") == 2
+        with tenant("alice"), pytest.raises(QueueFull) as caught, queue.enter():
+            pass
+        assert str(caught.value) == (
+            "6 requests of this token are waiting, and room for 1 is left; try again later"
+        )
+        assert enter_all(stack, queue, "dora") == 1
+        assert enter_all(stack, queue, "erik") == 0, "the queue is full"
+    assert queue.requests == 0
+    with ExitStack() as stack:
+        assert enter_all(stack, queue, "alice") == 6, "nothing is left behind"
+
+
+def test_two_that_flood_in_turn_have_a_third_each() -> None:
+    queue = make(max_requests=12)
+    got = Counter[str]()
+    with ExitStack() as stack:
+        for _ in range(20):
+            for name in ("alice", "bob"):
+                with tenant(name), suppress(QueueFull):
+                    stack.enter_context(queue.enter())
+                    got[name] += 1
+    assert got == {"alice": 4, "bob": 4}
+
+
+def test_tokens_are_shared_alike() -> None:
+    queue = make(max_requests=1000, max_tokens=120)
+    with ExitStack() as stack:
+        assert enter_all(stack, queue, "alice", tokens=10) == 6
+        assert enter_all(stack, queue, "bob", tokens=10) == 3
+        assert queue.tokens == 90
+
+
+def test_without_tenants_nobody_shares() -> None:
+    queue = make(max_requests=12)
+    with ExitStack() as stack:
+        assert enter_all(stack, queue, "") == 12
+
+
+async def test_bulk_streams_of_tenants_take_turns() -> None:
+    queue, leave = make(max_requests=8, max_tokens=1000), asyncio.Event()
+    entered: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+    for name, number in [*(("alice", 1) for _ in range(20)), ("bob", 2), ("bob", 2)]:
+        with tenant(name):
+            tasks.append(asyncio.create_task(enter(queue, number, entered, leave)))
+    await asyncio.sleep(0.01)
+    assert entered == [1, 1, 1, 1], "half of the queue"
+    for task in tasks[:2]:  # two of alice's places are free again
+        task.cancel()
+    await asyncio.sleep(0.01)
+    assert entered == [1, 1, 1, 1, 2, 2], "bob came last and has fewest"
+    leave.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (queue.requests, queue.tokens, len(queue._outside)) == (0, 0, 0)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headstream.server.config import Settings, is_loopback
+from headstream.access.loopback import is_loopback
+from headstream.server.config import Settings
 from headstream.server.config_sources import load_settings
 from headstream.server.errors import ConfigError
 
@@ -63,6 +64,11 @@ def test_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().models == settings.models
 
 
+def test_manifests_go_to_their_models() -> None:
+    flags = ["--models", "a", "--models", "b=/c", "--manifests", "b=/d=e"]
+    assert [config.manifest for config in load_settings(flags).engine_configs()] == [None, "/d=e"]
+
+
 def test_engines_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(5)))
 
@@ -93,6 +99,8 @@ def test_names(source: str, name: str) -> None:
         (["--models", "a", "--models", "b=a,a"], "used twice"),
         (["--models", "=x"], "models: "),
         (["--models", "x="], "models: "),
+        (["--models", "a", "--manifests", "b=x"], "manifests: "),
+        (["--models", "a", "--manifests", "x"], "manifests: "),
         (["--tls-cert", "x"], "tls_cert and tls_key"),
         (["--tls-client-ca", "x"], "tls_client_ca"),
         (["--max-message-bytes", "2097151"], "max_message_bytes: "),

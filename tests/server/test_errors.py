@@ -6,8 +6,10 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from headstream.access.refusal import scope_missing
 from headstream.server import errors
 from headstream.server.errors import (
+    AccessRefused,
     DeadlineExceeded,
     Draining,
     EngineFault,
@@ -39,6 +41,7 @@ EXAMPLES: list[ServiceError] = [
     QueueFull("full", 1.5),
     SessionLimit("too many"),
     SlowConsumer(30),
+    AccessRefused(scope_missing("logits", "alice")),
     DeadlineExceeded(60),
     SessionExpired("no move for 5 s"),
     EngineUnavailable("gone"),

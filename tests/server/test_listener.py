@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,15 @@ import grpc.aio
 import pytest
 
 import front_fakes
+from certificates import Pair, needs_openssl
 from headstream.server.errors import ConfigError
 from headstream.v1 import model_service_pb2, model_service_pb2_grpc
 
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates")
-
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One pair, its own authority, for the server and for the client."""
-    directory = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    files = ["-keyout", str(directory / "key.pem"), "-out", str(directory / "cert.pem")]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command.split(), *files, *names], check=True, capture_output=True)
-    return directory
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Its own authority, for the server and for the client."""
+    return Pair.make(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 async def ask(address: str, credentials: grpc.ChannelCredentials) -> str:
@@ -36,24 +28,19 @@ async def ask(address: str, credentials: grpc.ChannelCredentials) -> str:
 
 
 @needs_openssl
-async def test_tls(checkpoint: Path, certificates: Path) -> None:
-    cert = certificates / "cert.pem"
-    flags = ["--tls-cert", str(cert), "--tls-key", str(certificates / "key.pem")]
-    async with front_fakes.running_front(checkpoint, *flags) as running:
-        address = f"localhost:{running.ports.grpc}"
-        assert await ask(address, grpc.ssl_channel_credentials(cert.read_bytes())) == "tiny"
+async def test_tls(checkpoint: Path, pair: Pair) -> None:
+    async with front_fakes.running_front(checkpoint, *pair.flags) as running:
+        assert await ask(f"localhost:{running.ports.grpc}", pair.trust()) == "tiny"
 
 
 @needs_openssl
-async def test_mutual_tls_lets_only_known_clients_in(checkpoint: Path, certificates: Path) -> None:
-    cert, key = certificates / "cert.pem", certificates / "key.pem"
-    flags = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(cert)]
+async def test_mutual_tls_lets_only_known_clients_in(checkpoint: Path, pair: Pair) -> None:
+    flags = [*pair.flags, "--tls-client-ca", str(pair.cert)]
     async with front_fakes.running_front(checkpoint, *flags) as running:
         address = f"localhost:{running.ports.grpc}"
-        known = grpc.ssl_channel_credentials(cert.read_bytes(), key.read_bytes(), cert.read_bytes())
-        assert await ask(address, known) == "tiny"
+        assert await ask(address, pair.trust(pair)) == "tiny"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(address, grpc.ssl_channel_credentials(cert.read_bytes()))
+            await ask(address, pair.trust())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

@@ -48,6 +48,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def connecting() -> Iterator[Client]:
     yield Client()
     yield Client("dns:///models.example:443", tls=True, token="secret", timeout=None)
+    yield Client("models.example:50051", token="secret", token_in_plaintext=True)
     yield Client("models.example:443", tls="ca.pem", stream_timeout=5)
     yield Client("models.example:443", tls=Path("ca.pem"), connect_timeout=1)
     yield Client("models.example:443", tls=Tls(ca="ca.pem", cert="me.pem", key="me.key"))

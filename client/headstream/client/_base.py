@@ -31,6 +31,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         *,
         tls: bool | str | Path | Tls = False,
         token: str | None = None,
+        token_in_plaintext: bool = False,
         timeout: float | None = 60.0,
         stream_timeout: float | None = 300.0,
         connect_timeout: float = 10.0,
@@ -42,6 +43,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             tls: False for plaintext, True for TLS, or a path of the authorities' certificates, or
                 `Tls(ca, cert, key)` for a client certificate too.
             token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
+            token_in_plaintext: Send it without TLS to any address: the network itself encrypts.
             timeout: Seconds for calls with one answer; None leaves it to the server.
             stream_timeout: Seconds for `generate`, `decode`, `score` and `embed_tokens`; None
                 leaves it to the server.
@@ -52,7 +54,8 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             OSError: A certificate cannot be read.
         """
         given = _channel.credentials(tls)
-        metadata = _channel.call_metadata(address, encrypted=given is not None, token=token)
+        safe = given is not None or token_in_plaintext
+        metadata = _channel.call_metadata(address, safe=safe, token=token)
         self._open(
             _channel.Target(
                 address=address,

@@ -105,17 +105,15 @@ def credentials(tls: bool | str | Path | Tls) -> grpc.ChannelCredentials | None:
     return (tls if isinstance(tls, Tls) else Tls(ca=tls)).credentials()
 
 
-def call_metadata(
-    address: str, *, encrypted: bool, token: str | None
-) -> tuple[tuple[str, str], ...]:
-    """Metadata sent with every call.
+def call_metadata(address: str, *, safe: bool, token: str | None) -> tuple[tuple[str, str], ...]:
+    """Metadata sent with every call. ``safe``: nobody on the way can read it.
 
     Raises:
         ValueError: A token would cross the network in plaintext.
     """
     if token is None:
         return ()
-    if not encrypted and not is_loopback(address):
+    if not safe and not is_loopback(address):
         raise ValueError(f"a token for {address} needs tls: it would be sent in plaintext")
     return (("authorization", f"Bearer {token}"),)
 

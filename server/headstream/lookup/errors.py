@@ -5,7 +5,8 @@
     ├── InvalidRequest     INVALID_ARGUMENT     INVALID_FIELD          names the field and the limit
     ├── ModelChanged       FAILED_PRECONDITION  MODEL_CHANGED          other vectors than those kept
     ├── ModelRefused       as the server says   as the server says     the model cannot read it
-    └── ModelUnavailable   UNAVAILABLE          MODEL_UNAVAILABLE      the Headstream server is away
+    ├── ModelUnavailable   UNAVAILABLE          MODEL_UNAVAILABLE      the Headstream server is away
+    └── AccessRefused      as headstream.access.refusal says
     StartError                                  at start, never an answer to a request
 
 What is not here is a bug: INTERNAL with a fixed text, and the cause in the log.
@@ -14,8 +15,11 @@ What is not here is a bug: INTERNAL with a fixed text, and the cause in the log.
 from __future__ import annotations
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
+
+from headstream.access.refusal import Refusal
 
 Code = grpc.StatusCode
 
@@ -30,9 +34,15 @@ class LookupFailure(Exception):
     code: grpc.StatusCode = Code.INTERNAL
     reason: str = "INTERNAL"
 
+    retry_after_s: float | None = None  # seconds to wait before another try
+
     def details(self) -> list[Message]:
         """Messages of google.rpc that go with the status, beside ErrorInfo."""
-        return []
+        if self.retry_after_s is None:
+            return []
+        delay = Duration()
+        delay.FromMilliseconds(int(self.retry_after_s * 1000))
+        return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
 class InvalidRequest(LookupFailure):
@@ -81,3 +91,13 @@ class ModelUnavailable(LookupFailure):
 
     code = Code.UNAVAILABLE
     reason = "MODEL_UNAVAILABLE"
+
+
+class AccessRefused(LookupFailure):
+    """The call's token does not let it in."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.code = refusal.code
+        self.reason = refusal.reason
+        self.retry_after_s = refusal.retry_after_s

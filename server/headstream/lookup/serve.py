@@ -16,6 +16,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access.certificates import Certificates
+from headstream.access.files import FileError, watch
+from headstream.access.gate import Gate
+from headstream.access.loopback import is_loopback
 from headstream.client import AsyncClient, HeadstreamError
 from headstream.lookup.cache import VectorCache
 from headstream.lookup.calls import CallInterceptor
@@ -32,6 +36,7 @@ NAME = lookup_service_pb2.DESCRIPTOR.services_by_name["LookupService"].full_name
 GRACE_SECONDS = 10.0
 MAX_MESSAGE_BYTES = 64 << 20
 CONNECT_SECONDS = 10.0
+RETRY_AFTER_SECONDS = 1.0
 
 
 async def serve(settings: Settings, on_ready: Callable[[str, Identity], None]) -> None:
@@ -48,8 +53,9 @@ async def serve(settings: Settings, on_ready: Callable[[str, Identity], None]) -
         if settings.on_disk is not None:
             stack.enter_context(_only_writer(settings.on_disk))
         service = await stack.enter_async_context(_service(settings))
+        gate, certificates = _access(settings)
         server = grpc.aio.server(
-            interceptors=[CallInterceptor()],
+            interceptors=[CallInterceptor(gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -59,12 +65,16 @@ async def serve(settings: Settings, on_ready: Callable[[str, Identity], None]) -
         lookup_service_pb2_grpc.add_LookupServiceServicer_to_server(service, server)
         checks: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - set at import
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        names = (NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-        port = _bind(server, settings)
+        if settings.reflection:
+            names = (NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        port = _bind(server, settings, certificates)
         for name in ("", NAME):
             await checks.set(name, HealthCheckResponse.SERVING)
         await server.start()
+        files = [*gate.files, *([] if certificates is None else [certificates.files])]
+        watching = asyncio.create_task(watch(files, settings.reload_interval), name="file watch")
+        stack.callback(watching.cancel)
         on_ready(f"{_host(settings)}:{port}", service.identity)
         await stop.wait()
         for name in ("", NAME):
@@ -123,12 +133,28 @@ def _host(settings: Settings) -> str:
     return f"[{settings.host}]" if ":" in settings.host else settings.host
 
 
-def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+def _access(settings: Settings) -> tuple[Gate, Certificates | None]:
+    """Who is let in, and the TLS files; None: plaintext."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if cert is None and not settings.insecure and not is_loopback(settings.host):
+        raise StartError(
+            f"host: {settings.host} can be reached by other machines and there is no TLS; "
+            "give --tls-cert and --tls-key, or --insecure if the network is trusted"
+        )
+    try:
+        gate = Gate(settings.tokens, RETRY_AFTER_SECONDS)
+        if cert is None or key is None:
+            return gate, None
+        return gate, Certificates(cert, key, settings.tls_client_ca)
+    except FileError as error:
+        raise StartError(str(error)) from None
+
+
+def _bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:
     address = f"{_host(settings)}:{settings.port}"
     try:
-        if settings.tls_cert is None or settings.tls_key is None:
+        if certificates is None:
             return server.add_insecure_port(address)
-        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-        return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-    except (RuntimeError, OSError) as error:
+        return server.add_secure_port(address, certificates.credentials())
+    except RuntimeError as error:
         raise StartError(f"{address} cannot be bound: {error}") from None

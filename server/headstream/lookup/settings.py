@@ -27,6 +27,11 @@ class Settings:
     port: int = DEFAULT_PORT  # 0: a free one
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    tls_client_ca: Path | None = None  # PEM file; only clients of these authorities are let in
+    insecure: bool = False  # plaintext where other machines can reach it
+    tokens: Path | None = None  # TOML file, see headstream.access.tokens; None: nobody is asked
+    reload_interval: float = 5.0  # seconds between looks at the TLS files and the tokens
+    reflection: bool = True
 
     @property
     def on_disk(self) -> Path | None:

@@ -17,6 +17,7 @@ class Call:
     request_id: str
     streaming: bool
     started_ns: int = field(default_factory=time.perf_counter_ns)
+    tenant: str = ""  # name of its token
     model: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -66,6 +67,12 @@ _CURRENT: ContextVar[Call] = ContextVar("headstream_call")
 def current_call() -> Call:
     """The call that the running task serves."""
     return _CURRENT.get()
+
+
+def current_tenant() -> str:
+    """The name of its token; empty where none was asked for."""
+    call = _CURRENT.get(None)
+    return "" if call is None else call.tenant
 
 
 def enter_call(call: Call) -> None:

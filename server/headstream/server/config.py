@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from headstream.access.loopback import is_loopback
 from headstream.server.engine.config import EngineConfig
 
 DEFAULT_MODEL = "gemma-3-270m"
@@ -53,13 +53,25 @@ class Settings(BaseSettings):
     """PEM file of its key."""
     tls_client_ca: Path | None = None
     """PEM file of the authorities whose clients are let in (mutual TLS)."""
+    tokens: Path | None = None
+    """TOML file of bearer tokens, with scopes and quotas; without it nobody is asked for one.
+    `headstream token new` makes an entry."""
+    reload_interval: Seconds = 5.0
+    """Seconds between looks at the TLS files and the tokens: what was replaced is taken up."""
+    profile: Literal["development", "production"] = "development"
+    """production: reflection and internals are off unless they are asked for."""
     reflection: bool = True
     """Serve grpc.reflection, which tells tools the contract."""
+    internals: bool = True
+    """Serve InternalsService, which shows what happens within the model."""
 
     # --- What it serves ---
     models: Annotated[tuple[str, ...], NoDecode] = (DEFAULT_MODEL,)
     """Models: an embedded name, a directory, a GGUF file or a hub id, each with `NAME=` before it
     if it is served under another name. The first answers requests that name none."""
+    manifests: Annotated[tuple[str, ...], NoDecode] = ()
+    """Files of sha256 sums, `NAME=FILE` for each model that is checked when it is loaded: a file
+    that differs or is not listed stops the start. `headstream manifest` makes one."""
     cache_dir: Path = Path("~/.cache/headstream")
     """Where converted weights are kept."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -158,10 +170,10 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto: console on a terminal, JSON lines elsewhere."""
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "manifests", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        """A variable holds several models with commas between them."""
+        """A variable holds several values with commas between them."""
         return tuple(value.split(",")) if isinstance(value, str) else value
 
     @model_validator(mode="after")
@@ -171,6 +183,10 @@ class Settings(BaseSettings):
             raise ValueError("models: at least one model, each with a name and a source")
         if len(set(names)) != len(names):
             raise ValueError(f"models: a name is used twice: {', '.join(names)}")
+        for entry in self.manifests:
+            name, _, file = entry.partition("=")
+            if name not in names or not file:
+                raise ValueError(f"manifests: not NAME=FILE of a model that is served: {entry}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -181,6 +197,19 @@ class Settings(BaseSettings):
                 "set tls_cert and tls_key, or insecure if the network is trusted"
             )
         return self
+
+    @property
+    def serves_reflection(self) -> bool:
+        """Whether it does, as the profile has it."""
+        return self.reflection and self._is_wanted("reflection")
+
+    @property
+    def serves_internals(self) -> bool:
+        """The same."""
+        return self.internals and self._is_wanted("internals")
+
+    def _is_wanted(self, setting: str) -> bool:
+        return self.profile == "development" or setting in self.model_fields_set
 
     def named_sources(self) -> list[tuple[str, str]]:
         """Each model's name and source."""
@@ -194,6 +223,7 @@ class Settings(BaseSettings):
     def engine_configs(self) -> tuple[EngineConfig, ...]:
         """One per model, in the order asked."""
         sources = self.named_sources()
+        manifests = dict(entry.split("=", 1) for entry in self.manifests)
         threads = self.threads
         if threads is None and len(sources) > 1:  # one engine alone takes every core by itself
             threads = max(1, len(os.sched_getaffinity(0)) // len(sources))
@@ -202,6 +232,7 @@ class Settings(BaseSettings):
                 name=name,
                 source=source,
                 cache_dir=str(self.cache_dir.expanduser()),
+                manifest=manifests.get(name),
                 device=self.device,
                 dtype=self.dtype,
                 quantization=self.quantization,
@@ -215,11 +246,3 @@ class Settings(BaseSettings):
             )
             for name, source in sources
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -110,7 +110,7 @@ class DecodeSession:
         self._count_input(len(prompt))
         branch = self._branches[number] = _Branch(number)
         engine = self._model.handle.open_branch(
-            prompt, max_tokens=opened.max_tokens, logits=opened.logits
+            prompt, max_tokens=opened.max_tokens, logits=opened.logits, tenant=self._call.tenant
         )
         self._hold(branch, engine)
         move = pb.DecodeRequest(id=opened.move_id, open=pb.DecodeOpen())

@@ -12,6 +12,7 @@
     ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
     ├── SessionLimit        RESOURCE_EXHAUSTED   SESSION_LIMIT       names the limit
     ├── SlowConsumer        RESOURCE_EXHAUSTED   SLOW_CONSUMER
+    ├── AccessRefused       PERMISSION_DENIED    SCOPE_MISSING       and others: access/refusal.py
     ├── DeadlineExceeded    DEADLINE_EXCEEDED    DEADLINE_EXCEEDED
     ├── SessionExpired      DEADLINE_EXCEEDED    SESSION_EXPIRED
     ├── EngineUnavailable   UNAVAILABLE          ENGINE_UNAVAILABLE  before any output
@@ -26,12 +27,12 @@ Clients may retry UNAVAILABLE at once and RESOURCE_EXHAUSTED after the pause it 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
+
+from headstream.access.refusal import Refusal
 
 Code = grpc.StatusCode
 
@@ -47,8 +48,9 @@ class ConfigError(Exception):
 class ServiceError(Exception):
     """Base of all errors that are told to the caller, in words meant for the caller."""
 
-    code: ClassVar[grpc.StatusCode] = Code.INTERNAL
-    reason: ClassVar[str] = "INTERNAL"
+    code: grpc.StatusCode = Code.INTERNAL
+    reason: str = "INTERNAL"
+    retry_after_s: float | None = None  # seconds to wait before another try
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -56,7 +58,11 @@ class ServiceError(Exception):
 
     def details(self) -> list[Message]:
         """Messages of google.rpc that go with the status, beside ErrorInfo."""
-        return []
+        if self.retry_after_s is None:
+            return []
+        delay = Duration()
+        delay.FromMilliseconds(int(self.retry_after_s * 1000))
+        return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 
 class InvalidRequest(ServiceError):
@@ -139,11 +145,15 @@ class QueueFull(ServiceError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
-    def details(self) -> list[Message]:
-        """When to try again."""
-        delay = Duration()
-        delay.FromMilliseconds(int(self.retry_after_s * 1000))
-        return [error_details_pb2.RetryInfo(retry_delay=delay)]
+
+class AccessRefused(ServiceError):
+    """The call's token does not let it in."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.code = refusal.code
+        self.reason = refusal.reason
+        self.retry_after_s = refusal.retry_after_s
 
 
 class SessionLimit(ServiceError):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from headstream.access.files import FileError, watch
+from headstream.access.gate import Gate
 from headstream.server.admin import AdminServer
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle
@@ -19,7 +21,7 @@ from headstream.server.errors import ConfigError
 from headstream.server.health import Health
 from headstream.server.interceptor import CallInterceptor
 from headstream.server.keeper import EngineKeeper
-from headstream.server.listener import bind, make_server, service_names
+from headstream.server.listener import bind, make_server, read_certificates, service_names
 from headstream.server.liveness import Heartbeat
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models, ServedModel
@@ -54,19 +56,22 @@ class Front:
         settings: Settings,
         make_handle: Callable[..., EngineHandle] = EngineHandle,
     ) -> None:
+        """Raises ConfigError if the file of tokens cannot be used."""
         self._settings = settings
         self.metrics = Metrics()
         self.models = Models(
             [ServedModel(make_handle(config)) for config in settings.engine_configs()]
         )
+        self._gate = _make_gate(settings)
         self.policy = CallPolicy(
             metrics=self.metrics,
+            gate=self._gate,
             unary_deadline=settings.unary_deadline,
             stream_deadline=settings.stream_deadline,
             stalled_stream=settings.stalled_stream,
             max_message_bytes=settings.max_message_bytes,
         )
-        self.health = Health(self.models, service_names())
+        self.health = Health(self.models, service_names(settings))
         self._heartbeats = [Heartbeat() for _ in self.models]
         self._admin = AdminServer(
             self.metrics.registry, alive=lambda: self.alive, ready=lambda: self.health.serving
@@ -74,6 +79,7 @@ class Front:
         self._starting: list[ServedModel] = []
         self._keepers: list[EngineKeeper] = []
         self._keeping: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None  # of files that may be replaced
         for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
             self._listen_to(model, heartbeat)
 
@@ -103,16 +109,22 @@ class Front:
     async def listen(self) -> Ports:
         """Take the ports first, so that a mistake shows before minutes of loading."""
         settings = self._settings
+        self._certificates = read_certificates(settings)
         interceptor = CallInterceptor(self.policy)
         self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
-        port = bind(self._server, settings)
+        port = bind(self._server, settings, self._certificates)
         try:
             admin_port = await self._admin.start(settings.host, settings.admin_port)
         except OSError as error:
             raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch_files(), name="file watch")
         return Ports(settings.host, port, admin_port)
+
+    async def _watch_files(self) -> None:
+        certificates = [] if self._certificates is None else [self._certificates.files]
+        await watch([*self._gate.files, *certificates], self._settings.reload_interval)
 
     async def load(self, on_progress: Callable[[Loading], None]) -> None:
         """Start the engines, side by side.
@@ -164,13 +176,21 @@ class Front:
 
     async def close(self) -> None:
         """Stop at once what is still there."""
-        for task in self._keeping:
+        tasks = self._keeping if self._watching is None else [*self._keeping, self._watching]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._keeping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.stop(None)
         for model in self._starting:
             await model.handle.stop()
         await self._admin.stop()
+
+
+def _make_gate(settings: Settings) -> Gate:
+    try:
+        return Gate(settings.tokens, settings.retry_after)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
 
 
 async def serve(
@@ -181,7 +201,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
     Raises:
-        ConfigError: A port or a TLS file cannot be used.
+        ConfigError: A port, a TLS file or the tokens cannot be used.
         EngineStartError: A model cannot be loaded.
     """
     stop = asyncio.Event()

@@ -10,9 +10,12 @@ import grpc
 import grpc.aio
 import structlog
 
+from headstream.access.gate import Grant
+from headstream.access.refusal import Refusal
 from headstream.server.call import Call, enter_call
 from headstream.server.context import Context, code_name, remaining, request_id
 from headstream.server.errors import (
+    AccessRefused,
     DeadlineExceeded,
     Draining,
     EngineFault,
@@ -26,6 +29,7 @@ from headstream.server.status import REQUEST_ID_KEY, public_message, to_trailers
 
 Result = TypeVar("Result")
 _OWN_PREFIX = "/headstream."
+_REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
 
 DEADLINE_SLACK_SECONDS = 0.05
 ABORT_SECONDS = 1.0
@@ -48,11 +52,13 @@ class Guard:
         """``session``: a stream both ways, which bounds its own time and cannot go on elsewhere."""
         self._policy = policy
         self._context = context
+        self._method = method
         self._own = method.startswith(_OWN_PREFIX)  # health and reflection have no deadline
         self._session = session
         self._default = policy.stream_deadline if streaming else policy.unary_deadline
         self._call = Call(method.removeprefix("/"), request_id(context), streaming)
         self._task: asyncio.Task[object] | None = None
+        self._grant = Grant()
         self._cut = False
         self._metadata_sent = False
 
@@ -111,11 +117,13 @@ class Guard:
         finally:
             policy.open_calls.discard(self)
             open_calls.dec()
+            self._grant.close(call.input_tokens + call.output_tokens)
             self._report(code, reason)
 
     async def _bounded(self, body: Callable[[], Awaitable[Result]]) -> Result:
         if self._policy.draining and (self._own or self._call.streaming):
             raise Draining  # also of those who watch health: they would outlast any grace
+        self._enter()
         if self.endless or remaining(self._context) is not None:
             return await body()  # the caller's deadline cancels this task
         timer = asyncio.timeout(self._default)
@@ -126,6 +134,16 @@ class Guard:
             if timer.expired():
                 raise DeadlineExceeded(self._default) from None
             raise
+
+    def _enter(self) -> None:
+        """Show the call's token."""
+        metadata = self._context.invocation_metadata() or ()
+        try:
+            self._grant = self._policy.gate.admit(self._method, metadata)
+        except Refusal as refusal:
+            self._call.tenant = refusal.tenant
+            raise AccessRefused(refusal) from None
+        self._call.tenant = self._grant.tenant
 
     async def _abort(self, failure: ServiceError) -> NoReturn:
         request_id = self._call.request_id
@@ -176,11 +194,14 @@ class Guard:
         if call.unfinished_sequences:
             why = "stop_string" if reason == "OK" else reason.lower()
             metrics.aborts.labels(call.model, why).inc(call.unfinished_sequences)
-        write = log.info if self._own else log.debug
+        # Who is refused is told, whatever was asked for; probes of health are not worth a line.
+        write = log.info if self._own or code in _REFUSED else log.debug
         write(
             "call",
             request_id=call.request_id,
             method=call.method,
+            tenant=call.tenant,
+            peer=self._context.peer(),
             model=call.model,
             code=code,
             reason=reason,

@@ -13,6 +13,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access.certificates import Certificates
+from headstream.access.files import FileError
 from headstream.server.config import Settings
 from headstream.server.errors import ConfigError
 from headstream.server.health import Health
@@ -69,21 +71,30 @@ def _entries() -> tuple[_Entry, ...]:
     )
 
 
-def service_names() -> tuple[str, ...]:
-    """Full names of the services of the contract."""
-    return tuple(entry.descriptor.full_name for entry in _entries())
-
-
-def capabilities() -> tuple[tuple[str, bool], ...]:
-    """Every method of the contract, and whether a class here fills it in."""
+def service_names(settings: Settings) -> tuple[str, ...]:
+    """Full names of the services that are served."""
     return tuple(
-        (f"{entry.descriptor.full_name}/{method.name}", _is_served(entry.servicer, method.name))
+        entry.descriptor.full_name for entry in _entries() if _is_on(settings, entry.servicer)
+    )
+
+
+def capabilities(settings: Settings) -> tuple[tuple[str, bool], ...]:
+    """Every method of the contract, and whether it is served."""
+    return tuple(
+        (
+            f"{entry.descriptor.full_name}/{method.name}",
+            _is_on(settings, entry.servicer) and _is_filled_in(entry.servicer, method.name),
+        )
         for entry in _entries()
         for method in entry.descriptor.methods
     )
 
 
-def _is_served(servicer: Any, method: str) -> bool:
+def _is_on(settings: Settings, servicer: Any) -> bool:
+    return settings.serves_internals or servicer is not InternalsService
+
+
+def _is_filled_in(servicer: Any, method: str) -> bool:
     behavior = getattr(servicer, method)
     return inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior)
 
@@ -106,50 +117,49 @@ def make_server(
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
         embeddings(models, metrics, settings.session_idle), server
     )
-    internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
+    if settings.serves_internals:
+        internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerService(models), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(models, capabilities()), server
+        ModelService(models, capabilities(settings)), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    if settings.reflection:
-        names = (*service_names(), HEALTH_SERVICE, reflection.SERVICE_NAME)
+    if settings.serves_reflection:
+        names = (*service_names(settings), HEALTH_SERVICE, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     return server
 
 
-def bind(server: grpc.aio.Server, settings: Settings) -> int:
+def bind(server: grpc.aio.Server, settings: Settings, certificates: Certificates | None) -> int:
     """Take the port; returns its number.
 
     Raises:
-        ConfigError: It is taken, or a TLS file cannot be used.
+        ConfigError: It is taken.
     """
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
-    credentials = _credentials(settings)
     try:
-        if credentials is None:
+        if certificates is None:
             return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, certificates.credentials())
     except RuntimeError:
-        raise ConfigError(
-            f"port: {address} cannot be bound; it may be in use, or the TLS files do not fit"
-        ) from None
+        raise ConfigError(f"port: {address} cannot be bound; it may be in use") from None
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def read_certificates(settings: Settings) -> Certificates | None:
+    """The TLS files of the settings; None: plaintext.
+
+    Raises:
+        ConfigError: They cannot be used.
+    """
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     try:
-        pair = (settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())
-        ca = None if settings.tls_client_ca is None else settings.tls_client_ca.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"tls: {error.filename}: {error.strerror}") from None
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=ca, require_client_auth=ca is not None
-    )
+        return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _options(settings: Settings) -> Sequence[tuple[str, int]]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import grpc
 
+from headstream.access.gate import Gate
 from headstream.server.metrics import UNKNOWN_METHOD, Metrics
 
 
@@ -27,6 +28,7 @@ class CallPolicy:
     """What holds for every call, and which calls are open."""
 
     metrics: Metrics
+    gate: Gate
     unary_deadline: float
     stream_deadline: float
     stalled_stream: float

@@ -84,6 +84,7 @@ def submitted(
 ) -> Generator[list[SequenceStream]]:
     """The streams of one or several continuations of a prompt; in the end all of them are left."""
     call = current_call()
+    options["tenant"] = call.tenant
     streams = model.handle.submit_all(token_ids, sibling_seeds, **options)
     num_read = len(token_ids) + len(options.get("output_ids", ()))
     call.input_tokens += num_read

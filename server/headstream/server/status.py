@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2, status_pb2
 
-from headstream.server.errors import EngineFault, QueueFull, ServiceError
+from headstream.server.errors import EngineFault, ServiceError
 
 DOMAIN = "headstream"
 REQUEST_ID_KEY = "x-request-id"
@@ -37,6 +37,6 @@ def to_trailers(error: ServiceError, request_id: str) -> MetadataItems:
         (DETAILS_KEY, status.SerializeToString()),
         (REQUEST_ID_KEY, request_id),
     )
-    if isinstance(error, QueueFull):
+    if error.retry_after_s is not None:
         trailers += ((PUSHBACK_KEY, str(int(error.retry_after_s * 1000))),)
     return trailers

@@ -11,7 +11,6 @@ from headstream.model.families.base import Model
 from headstream.model.kernels import Kernels
 from headstream.model.loading.checkpoint import CPU, Checkpoint
 from headstream.model.loading.hf_config import read_config
-from headstream.model.loading.manifest import verify_manifest
 from headstream.model.loading.progress import Progress, silent
 
 
@@ -21,7 +20,6 @@ def load_model(
     kernels: Kernels,
     progress: Progress = silent,
     *,
-    manifest: Path | None = None,
     device: torch.device = CPU,
 ) -> Model:
     """Read the config and weights in ``directory`` and build the model.
@@ -31,7 +29,6 @@ def load_model(
         dtype: of all weights, float32 or bfloat16.
         kernels: what its layers compute with.
         progress: told how many tensors are read.
-        manifest: a file of sha256 sums to check first.
         device: where the weights live.
 
     Raises:
@@ -39,8 +36,6 @@ def load_model(
         CheckpointError: the checkpoint is damaged, incomplete or holds unknown tensors.
     """
     config = read_config(directory)
-    if manifest is not None:
-        verify_manifest(directory, manifest, progress)
     checkpoint = Checkpoint(directory, dtype, progress, device)
     model = build_model(config, checkpoint, kernels)
     checkpoint.check_all_used()

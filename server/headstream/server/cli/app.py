@@ -8,9 +8,11 @@ from headstream.server.cli.demo import demo
 from headstream.server.cli.embed import embed
 from headstream.server.cli.generate import generate
 from headstream.server.cli.lookup import lookup
+from headstream.server.cli.manifest import manifest
 from headstream.server.cli.models import models
 from headstream.server.cli.score import score
 from headstream.server.cli.serve import serve
+from headstream.server.cli.token import token
 
 app = typer.Typer(
     help="Next-token logits and contextual embeddings from a transformer, over gRPC.",
@@ -29,4 +31,6 @@ app.command()(generate)
 app.command()(embed)
 app.command()(score)
 app.command()(models)
+app.command()(manifest)
 app.add_typer(lookup, name="lookup")
+app.add_typer(token, name="token")

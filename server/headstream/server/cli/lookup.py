@@ -38,6 +38,20 @@ def serve(
         Path | None, typer.Option(help="PEM file of the certificate; turns TLS on.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the authorities whose clients are let in.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow plaintext where other machines can reach it.")
+    ] = False,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of bearer tokens; `headstream token new` makes an entry."),
+    ] = None,
+    reload_interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between looks at the TLS files and the tokens.")
+    ] = 5.0,
+    reflection: Annotated[bool, typer.Option(help="Serve grpc.reflection.")] = True,
     storage_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE for object storage; may be repeated.")
     ] = None,
@@ -59,6 +73,8 @@ def serve(
         raise typer.Exit(1) from None
     if (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together")
+    if tls_client_ca is not None and tls_cert is None:
+        raise typer.BadParameter("--tls-client-ca needs --tls-cert and --tls-key")
     settings = Settings(
         store=store,
         server=address,
@@ -72,6 +88,11 @@ def serve(
         port=port,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        insecure=insecure,
+        tokens=tokens,
+        reload_interval=reload_interval,
+        reflection=reflection,
     )
 
     def on_ready(where: str, identity: Identity) -> None:

@@ -13,6 +13,7 @@ from headstream.model.device import check_quantization, choose_device, choose_dt
 from headstream.model.kernels import load_gpu_kernels, load_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
 from headstream.model.loading.load import load_model
+from headstream.model.loading.manifest import verify_manifest
 from headstream.model.loading.sentence_transformer import read_sentence_transformer
 from headstream.model.loading.source import resolve
 from headstream.model.runner import Runner, make_runner
@@ -43,7 +44,10 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     check_quantization(config.quantization, device)
-    sentences = read_sentence_transformer(resolve(config.source, cache_dir, progress))
+    source = resolve(config.source, cache_dir, progress)
+    if config.manifest is not None:
+        verify_manifest(source, Path(config.manifest), progress)
+    sentences = read_sentence_transformer(source)
     directory = sentences.directory
     if device.type == "cuda":
         kernels = load_gpu_kernels()

@@ -13,6 +13,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the name it is served under
     source: str  # embedded name, directory, GGUF file or hub id
     cache_dir: str
+    manifest: str | None = None  # file of the sha256 sums that its files must have
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["auto", "float32", "bfloat16"] = (
         "auto"  # auto: bfloat16 where the hardware has it

@@ -141,7 +141,7 @@ class EngineHandle:
         return [stream, *(other for _, other in others)]
 
     def open_branch(
-        self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec
+        self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec, tenant: str = ""
     ) -> Branch:
         """Begin a decoding session; its first branch.
 
@@ -156,6 +156,7 @@ class EngineHandle:
                 max_new_tokens=max_tokens - len(token_ids),
                 outputs=Outputs(logits=logits),
                 branch=True,
+                tenant=tenant,
             )
         )
         return Branch(sequence_id, stream, self._send, self._fork)

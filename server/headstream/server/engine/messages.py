@@ -46,6 +46,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # Generated before its stream broke: what the sequence begins with, and tells no more.
     output_ids: tuple[int, ...] = ()
     siblings: tuple[Sibling, ...] = ()
+    tenant: str = ""  # who shares the engine with others
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -58,6 +59,7 @@ class SubmitOptions(TypedDict, total=False):
     grammar: str
     outputs: Outputs
     output_ids: tuple[int, ...]
+    tenant: str
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.branches import Branches
+from headstream.server.engine.line import Line
 from headstream.server.engine.plan import Plan, Schedule
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
+from headstream.server.engine.shares import slots_of_tenants, to_give_up
 
 _APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
@@ -44,11 +46,10 @@ class Scheduler:
         self.preemptions = 0
         self.lookup_tokens = 0  # prompt tokens of the sequences that were started
         self.hit_tokens = 0  # those that the cache had
-        self.num_waiting_tokens = 0
         self._budget = max_num_batched_tokens
         self._max_num_seqs = max_num_seqs
         # Ordered sets.
-        self._waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self._waiting = Line()
         self._running: dict[Sequence, None] = {}
         self._paused: set[Sequence] = set()  # of both
         self._by_id: dict[int, Sequence] = {}
@@ -62,6 +63,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Sequences that wait for their first step, or to go on."""
         return len(self._waiting) + len(self.branches.line)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Tokens of the sequences that wait for their first step."""
+        return self._waiting.num_tokens
 
     @property
     def num_blocks_used(self) -> int:
@@ -84,7 +90,7 @@ class Scheduler:
         prompt = sequence.token_ids[: sequence.num_prompt]
         sequence.chunk_keys = self.cache.keys(prompt, sequence.spec.cache_salt)
         self._by_id[sequence.spec.id] = sequence
-        self._wait(sequence)
+        self._waiting.add(sequence)
 
     def get(self, sequence_id: int) -> Sequence | None:
         """The sequence with this id, if it is still here."""
@@ -110,7 +116,7 @@ class Scheduler:
             del self._running[sequence]
             self.cache.release(sequence)
         elif sequence in self._waiting:
-            self._leave_line(sequence)
+            self._waiting.remove(sequence)
         else:
             self.branches.remove(sequence)
 
@@ -120,6 +126,7 @@ class Scheduler:
         Sequences with one token behind come first, so that a long prompt never stalls them; then
         what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
+        self._share_slots()
         self.branches.start(self._max_num_seqs - self.num_running, self._paused)
         ready: list[Sequence] = []
         appended: list[Sequence] = []
@@ -189,10 +196,10 @@ class Scheduler:
         return siblings
 
     def _admit(self, plan: Plan) -> None:
-        """Start waiting sequences, first come first served, while rows and blocks are free."""
+        """Start waiting sequences, as it is their turn, while rows and blocks are free."""
         admitted: list[Sequence] = []
         slots = self._max_num_seqs - self.num_running
-        for sequence in self._waiting:
+        for sequence in self._waiting.in_turn(self._held):
             if plan.budget <= 0 or not slots:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
@@ -212,7 +219,28 @@ class Scheduler:
             if self.cache.enabled:
                 self.lookup_tokens += sequence.num_prompt
         for sequence in admitted:
-            self._leave_line(sequence)
+            self._waiting.remove(sequence)
+
+    def _share_slots(self) -> None:
+        """Let every tenant run something, where slots or blocks are out.
+
+        What another tenant gives up for it is computed again later.
+        """
+        for head in self._waiting.heads():
+            tenant = head.spec.tenant
+            if head in self._paused or any(each.spec.tenant == tenant for each in self._running):
+                continue
+            while not self._has_room(head) and (given := to_give_up(self._running)) is not None:
+                self._preempt(given)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether there are slots for a waiting sequence, and blocks for its first rows."""
+        blocks = self.pool.blocks_for(min(sequence.num_tokens, PREFILL_GRID))
+        free = self.pool.num_free + self.cache.num_idle
+        return self.num_running + sequence.num_slots <= self._max_num_seqs and blocks <= free
+
+    def _held(self) -> Counter[str]:
+        return slots_of_tenants((*self._running, *self.branches.going))
 
     def _take_blocks(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
         """Grow the block table for ``rows`` more positions, preempting branches, then the young."""
@@ -253,19 +281,10 @@ class Scheduler:
             return
         del self._running[sequence]
         self.cache.cut(sequence, 0)
-        self._wait(sequence)
-        self._waiting.move_to_end(sequence, last=False)
+        self._waiting.add(sequence, first=True)
 
     def _has_slot(self, sequence: Sequence) -> bool:
         return sequence in self._running or sequence in self.branches.going
-
-    def _wait(self, sequence: Sequence) -> None:
-        self._waiting[sequence] = None
-        self.num_waiting_tokens += sequence.num_tokens
-
-    def _leave_line(self, sequence: Sequence) -> None:
-        del self._waiting[sequence]
-        self.num_waiting_tokens -= sequence.num_tokens
 
     def check_integrity(self) -> None:
         """Prove that no block leaked and that counters agree.
