@@ -15,6 +15,8 @@ Real servers with a tiny random model behind real load balancers, with the confi
 `deploy/`; every answer is compared with that of a server which is asked alone. By
 `make reliability` on {date} (Python {python}, grpcio {grpcio}, torch {torch}, {cores}).
 
+"""
+COLUMNS = """\
 | fault | injected | calls survived | lost |
 | --- | --- | --- | --- |
 """
@@ -29,8 +31,8 @@ class Table:
     def add(self, fault: str, injected: int, survived: int, lost: int) -> None:
         self.rows.append((fault, injected, survived, lost))
 
-    def lines(self) -> str:
-        return "".join(
+    def text(self) -> str:
+        return COLUMNS + "".join(
             f"| {fault} | {injected:,} | {survived:,} | {lost:,} |\n"
             for fault, injected, survived, lost in self.rows
         )
@@ -44,4 +46,4 @@ class Table:
             torch=version("torch"),
             cores=f"{cores} cores",
         )
-        path.write_text(head + self.lines())
+        path.write_text(head + self.text())

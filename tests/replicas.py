@@ -48,6 +48,10 @@ class Replica:
         assert self._server is not None, "it does not run"
         return self._server
 
+    @property
+    def running(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         self._server = self._stack.enter_context(running_server(self._checkpoint, *self._flags))
 

@@ -14,7 +14,7 @@ from headstream.client import AsyncClient, RpcError, StreamBroken
 from outcome import Table
 from proxy_process import running_proxy
 from replica_load import LONG, PENALTY, TEXT, Answers
-from replicas import Replica, running_replicas
+from replicas import Replica
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -28,7 +28,7 @@ class Clients:
     resume: int
     embedded: int = 0
     streamed: int = 0
-    broken: int = 0
+    broken: int = 0  # and, with `resume`, taken up
     failures: Counter[str] = field(default_factory=Counter[str])
     ending: bool = False
 
@@ -82,32 +82,28 @@ async def killed(replicas: list[Replica], clients: Clients, kills: int) -> None:
 
 @pytest.mark.parametrize("proxy", ["envoy", "haproxy"])
 async def test_a_killed_replica_is_not_noticed(
-    proxy: str, tiny_model: Path, tmp_path: Path, table: Table, long: bool
+    proxy: str, replicas: list[Replica], tmp_path: Path, table: Table, long: bool
 ) -> None:
     kills = 10 if long else 2
-    with running_replicas(tiny_model) as replicas:
-        answers = await Answers.of(replicas[0].server.address)
-        assert len(set(answers.tokens)) > 20, "tokens that all are one tell nothing of their order"
-        with running_proxy(proxy, replicas, tmp_path) as address:
-            clients = Clients(address, answers, resume=3)
-            await asyncio.gather(clients.run(4, 6), killed(replicas, clients, kills))
-    what = f"kill -9, {proxy}: {clients.embedded} Embed, {clients.streamed} streams"
+    answers = await Answers.of(replicas[0].server.address)
+    assert len(set(answers.tokens)) > 20, "tokens that all are one tell nothing of their order"
+    with running_proxy(proxy, replicas, tmp_path) as address:
+        clients = Clients(address, answers, resume=3)
+        await asyncio.gather(clients.run(4, 6), killed(replicas, clients, kills))
+    what = f"{clients.embedded:,} Embed, {clients.streamed:,} streams ({clients.broken} resumed)"
     lost = clients.failures.total()
-    table.add(
-        f"{what} (resumed: {clients.broken})", kills, clients.embedded + clients.streamed, lost
-    )
+    table.add(f"kill -9, {proxy}: {what}", kills, clients.embedded + clients.streamed, lost)
     assert lost == 0, clients.failures
     assert clients.broken > 0, "no stream was under way when a replica died"
 
 
 async def test_streams_break_without_the_resumption(
-    tiny_model: Path, tmp_path: Path, table: Table
+    replicas: list[Replica], tmp_path: Path, table: Table
 ) -> None:
     """Negative control."""
-    with running_replicas(tiny_model) as replicas:
-        answers = await Answers.of(replicas[0].server.address)
-        with running_proxy("envoy", replicas, tmp_path) as address:
-            clients = Clients(address, answers, resume=0)
-            await asyncio.gather(clients.run(1, 6), killed(replicas, clients, 1))
+    answers = await Answers.of(replicas[0].server.address)
+    with running_proxy("envoy", replicas, tmp_path) as address:
+        clients = Clients(address, answers, resume=0)
+        await asyncio.gather(clients.run(1, 6), killed(replicas, clients, 1))
     table.add("control: kill -9, envoy, no resumption", 1, clients.streamed, clients.broken)
     assert clients.broken > 0

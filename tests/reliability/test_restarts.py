@@ -11,7 +11,7 @@ import pytest
 from outcome import Table
 from proxy_process import running_proxy
 from replica_load import Answers, Load
-from replicas import Replica, running_replicas
+from replicas import Replica
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -27,28 +27,26 @@ async def restarted(replicas: list[Replica], stop: Callable[[Replica], None], co
 
 @pytest.mark.parametrize("proxy", ["envoy", "haproxy"])
 async def test_a_rolling_restart_loses_nothing(
-    proxy: str, tiny_model: Path, tmp_path: Path, table: Table, long: bool
+    proxy: str, replicas: list[Replica], tmp_path: Path, table: Table, long: bool
 ) -> None:
     restarts, calls = (10, 20_000) if long else (2, 500)
-    with running_replicas(tiny_model) as replicas:
-        answers = await Answers.of(replicas[0].server.address)
-        with running_proxy(proxy, replicas, tmp_path) as address:
-            async with Load(address, answers) as load:
-                await restarted(replicas, Replica.drain, restarts)
-                await load.until(calls)
+    answers = await Answers.of(replicas[0].server.address)
+    with running_proxy(proxy, replicas, tmp_path) as address:
+        async with Load(address, answers) as load:
+            await restarted(replicas, Replica.drain, restarts)
+            await load.until(calls)
     table.add(f"rolling restart, {proxy}", restarts, load.total - load.failed, load.failed)
     assert load.failed == 0, load.failures
 
 
 @pytest.mark.parametrize("proxy", ["envoy", "haproxy"])
 async def test_without_the_drain_calls_are_lost(
-    proxy: str, tiny_model: Path, tmp_path: Path, table: Table
+    proxy: str, replicas: list[Replica], tmp_path: Path, table: Table
 ) -> None:
     """Negative control."""
-    with running_replicas(tiny_model) as replicas:
-        answers = await Answers.of(replicas[0].server.address)
-        with running_proxy(proxy, replicas, tmp_path) as address:
-            async with Load(address, answers) as load:
-                await restarted(replicas, Replica.kill, 1)
-    table.add(f"control: no drain, {proxy}", 1, load.total - load.failed, load.failed)
+    answers = await Answers.of(replicas[0].server.address)
+    with running_proxy(proxy, replicas, tmp_path) as address:
+        async with Load(address, answers) as load:
+            await restarted(replicas, Replica.kill, 1)
+    table.add(f"control: restart without drain, {proxy}", 1, load.total - load.failed, load.failed)
     assert load.failed > 0
