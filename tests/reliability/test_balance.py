@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -104,7 +105,7 @@ async def test_the_health_of_one_replica_is_not_told_as_that_of_all(
 async def watched(address: str) -> int | str:
     """The first word of Health/Watch, or the status."""
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=10)
         try:
             return int((await anext(aiter(call))).status)
