@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve bench test coverage check format clean \
+.PHONY: help setup demo serve bench test reliability coverage check format clean \
 	lock sbom check-format check-lint check-types check-mypy check-pyright check-imports check-layout proto check-proto check-buf breaking
 
 help: ## List the targets
@@ -46,6 +46,9 @@ bench: $(READY) ## Measure beside other engines (ARGS="--quick" for a try; see t
 
 test: $(READY) ## Run the tests (ARGS="-m 'not slow'" for the quick ones)
 	$(BIN)/python -m pytest $(ARGS)
+
+reliability: $(READY) ## The long form of the tests behind load balancers; rewrites docs/reliability.md
+	$(BIN)/python -m pytest --long tests/reliability $(ARGS)
 
 coverage: $(READY) ## Run the tests and show the lines they miss
 	$(BIN)/coverage erase

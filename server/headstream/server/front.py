@@ -92,6 +92,7 @@ class Front:
             self.health.update_soon()
 
         self.metrics.engine_up.labels(model.name).set(0)
+        self.metrics.engine_restarts.labels(model.name)  # from 0 on: the first one is growth, too
         model.handle.on_state(on_state)
         model.handle.add_listener(heartbeat.observe)
         model.handle.add_listener(self.metrics.step_listener(model.name))

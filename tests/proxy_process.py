@@ -1,0 +1,131 @@
+"""The real load balancers as processes of their own, with the configurations of deploy/."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from headstream.v1 import model_service_pb2 as pb
+from headstream.v1 import model_service_pb2_grpc
+from replicas import Replica, free_port
+
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+START_SECONDS = 20
+CONFIGS = {
+    "envoy": DEPLOY / "envoy" / "envoy.yaml",
+    "haproxy": DEPLOY / "haproxy" / "haproxy.cfg",
+    "nginx": DEPLOY / "nginx" / "nginx.conf",
+}
+
+
+def find_program(name: str) -> str:
+    """Its path; the test is skipped where it is not installed."""
+    folders = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/usr/sbin"
+    path = shutil.which(name, path=folders)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    if name == "nginx" and os.geteuid() != 0:
+        pytest.skip("nginx keeps temporary files where root alone may write")
+    return path
+
+
+def _envoy(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+    config = yaml.safe_load(CONFIGS["envoy"].read_text())
+    del config["admin"]  # of no use here, and its port may be taken
+    [listener] = config["static_resources"]["listeners"]
+    listener["address"]["socket_address"] = _socket(port)["socket_address"]
+    for cluster in config["static_resources"]["clusters"]:
+        [group] = cluster["load_assignment"]["endpoints"]
+        group["lb_endpoints"] = [
+            # use_hostname_for_hashing asks for a name that tells them apart
+            {"endpoint": {"address": _socket(replica.port), "hostname": f"headstream-{number}"}}
+            for number, replica in enumerate(replicas)
+        ]
+    path = directory / "envoy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    command = [find_program("envoy"), "-c", str(path), "--concurrency", "1", "--log-level", "error"]
+    return [*command, "--disable-hot-restart"]
+
+
+def _socket(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _haproxy(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+    lines = [
+        line.replace(":50051", f"127.0.0.1:{port}")
+        for line in CONFIGS["haproxy"].read_text().splitlines()
+        if not line.strip().startswith("server ")
+    ]
+    lines += [
+        f"    server headstream-{number} 127.0.0.1:{replica.port} port {replica.admin_port}"
+        for number, replica in enumerate(replicas)
+    ]
+    path = directory / "haproxy.cfg"
+    path.write_text("\n".join(lines) + "\n")
+    return [find_program("haproxy"), "-q", "-db", "-f", str(path)]
+
+
+def _nginx(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+    text = CONFIGS["nginx"].read_text()
+    text = re.sub(r"\n +server 127\.0\.0\.1:.*", "", text)
+    servers = "".join(
+        f"\n        server 127.0.0.1:{replica.port} max_fails=1 fail_timeout=2s;"
+        for replica in replicas
+    )
+    text = text.replace("least_conn;", "least_conn;" + servers)
+    text = text.replace("listen 50051", f"listen 127.0.0.1:{port}")
+    text = text.replace("/tmp/headstream-nginx.pid", str(directory / "nginx.pid"))
+    path = directory / "nginx.conf"
+    path.write_text(text)
+    return [find_program("nginx"), "-p", str(directory), "-c", str(path), "-g", "daemon off;"]
+
+
+_COMMANDS: dict[str, Callable[[int, Sequence[Replica], Path], list[str]]] = {
+    "envoy": _envoy,
+    "haproxy": _haproxy,
+    "nginx": _nginx,
+}
+
+
+@contextmanager
+def running_proxy(kind: str, replicas: Sequence[Replica], directory: Path) -> Generator[str]:
+    """Its address, once it passes calls on. One replica at least must be serving."""
+    port = free_port()
+    command = _COMMANDS[kind](port, replicas, directory)
+    process = subprocess.Popen(command)
+    address = f"127.0.0.1:{port}"
+    try:
+        with grpc.insecure_channel(address) as channel:
+            stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
+            _wait_for(stub)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for(stub: Any) -> None:
+    """The first check of the replicas may still be under way."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            stub.ListModels(pb.ListModelsRequest(), timeout=5, wait_for_ready=True)
+        except grpc.RpcError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
+            return
