@@ -11,6 +11,9 @@ from typing import Literal, TypedDict
 import msgspec
 
 from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams, WireDtype
+from headstream.model.sites import Edit
+from headstream.server.engine.frame import Frame
+from headstream.server.engine.look import Look, Seen
 
 FinishReason = Literal["stop", "length", "dead_end", "refused", "off_grammar", "error"]
 """The last three begin nothing: a grammar, or the tokens before, cannot be followed; a fault."""
@@ -46,6 +49,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # Generated before its stream broke: what the sequence begins with, and tells no more.
     output_ids: tuple[int, ...] = ()
     siblings: tuple[Sibling, ...] = ()
+    look: Look = Look()
+    edits: tuple[Edit, ...] = ()  # made to the model for this sequence alone, in this order
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -58,6 +63,8 @@ class SubmitOptions(TypedDict, total=False):
     grammar: str
     outputs: Outputs
     output_ids: tuple[int, ...]
+    look: Look
+    edits: tuple[Edit, ...]
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -118,14 +125,6 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 ToEngine = Submit | Abort | Flow | Append | Fork | Rollback | Vocabulary | Lookup | Shutdown
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor whose bytes are the ``index``-th raw frame behind the message."""
-
-    index: int
-    dtype: WireDtype
-    shape: tuple[int, ...]
-
-
 class Token(msgspec.Struct, frozen=True, array_like=True):
     """A generated token and what was asked for of its row."""
 
@@ -174,6 +173,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     queue_ns: int = 0  # with the first delta: from submit to the first step
     compute_ns: int = 0  # from the start of the first step to the end of this one
     logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
+    seen: Seen | None = None
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):
