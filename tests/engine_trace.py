@@ -15,10 +15,10 @@ from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
+from headstream.server.engine.frame import Frame
 from headstream.server.engine.messages import (
     Delta,
     Fork,
-    Frame,
     FromEngine,
     Scores,
     Sibling,

@@ -14,6 +14,7 @@ from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
+from headstream.server.engine.frame import Frame
 from headstream.server.engine.grammars import Grammars, OffGrammarError
 from headstream.server.engine.messages import (
     Abort,
@@ -22,7 +23,6 @@ from headstream.server.engine.messages import (
     FinishReason,
     Flow,
     Fork,
-    Frame,
     FromEngine,
     LogitRow,
     Lookup,

@@ -10,7 +10,6 @@ from typing import Self
 
 from headstream.model.outputs import WireDtype
 from headstream.model.sites import SiteName
-
 from headstream.server.engine.messages import FinishReason
 
 CREDIT_BYTES = 1 << 20
