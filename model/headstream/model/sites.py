@@ -10,7 +10,7 @@ The names are TransformerLens's. Layers count from 1 to L; a place outside the l
     attn_scores, pattern                [n, H, K]  before and after the softmax, over K keys
     z                                   [n, H, D]  attended values, before the output projection
     attn_out, mlp_out                   [n, d]     what a half adds to the stream
-    mlp_post                            [n, f]     behind the activation, gated where there is a gate
+    mlp_post                            [n, f]     activated, and gated where there is a gate
     ln_final                            [n, d]     behind the final norm
 """
 
@@ -74,7 +74,7 @@ class PatternSpec:
 
 @dataclass(frozen=True, slots=True)
 class LensSpec:
-    """Logits to send of the residual stream at some layers, positions [start, end) of the prompt."""
+    """Logits to send of some layers of the stream, positions [start, end) of the prompt."""
 
     layers: tuple[int, ...]  # ascending, 0 to L
     start: int
