@@ -178,10 +178,10 @@ async def test_attention_by_layer_head_and_query(running: Running) -> None:
     assert all((part.layer, list(part.heads)) == (2, [1]) for part in parts)
     first, last = (array(part.weights) for part in parts)
     assert first.shape == last.shape == (1, 1, 5)
-    assert np.array_equal(first[0, 0], np.float32([2.1, 2.1, 2.1, 0, 0])), (
+    assert np.array_equal(first[0, 0], np.array([2.1, 2.1, 2.1, 0, 0], "<f4")), (
         "later keys were not seen"
     )
-    assert np.array_equal(last[0, 0], np.float32([2.104] * 5))
+    assert np.array_equal(last[0, 0], np.array([2.104] * 5, "<f4"))
 
 
 async def test_all_of_the_attention(running: Running) -> None:
