@@ -15,9 +15,10 @@ from headstream.model.batch import FINAL, PackedBatch, Place, StepOutput
 from headstream.model.decode_graphs import DecodeGraphs
 from headstream.model.errors import UnsupportedModelError
 from headstream.model.families.base import Model
-from headstream.model.heads import Rows, choose_tokens, finish_rows
+from headstream.model.heads import Rows, choose_tokens, finish_rows, read_rows
 from headstream.model.kernels import Kernels
 from headstream.model.kv_cache import KVCache
+from headstream.model.outputs import LogitsSpec
 from headstream.model.probe import Probe
 from headstream.model.scoring import finish_scores
 
@@ -100,6 +101,14 @@ class Runner:
             rows=tuple(choose_tokens(rows, batch.heads)),
             taps={layer: done.taps[layer].cpu()[places] for layer, places in batch.taps.items()},
         )
+
+    @torch.inference_mode()
+    def read(self, resid: Tensor, spec: LogitsSpec) -> tuple[Tensor, Tensor | None]:
+        """The logits asked for of rows of the stream [R, d], at most ``heads.SLICE``, on the CPU.
+
+        As :meth:`headstream.model.heads.Rows.select` gives them.
+        """
+        return read_rows(self.model, resid.to(self.cache.device), spec)
 
     @torch.inference_mode()
     def lookup(self, token_ids: Sequence[int]) -> Tensor:
