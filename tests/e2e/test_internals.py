@@ -28,13 +28,20 @@ from tiny_models import save_tiny
 
 TEXT = "The chicken didn't cross the road because it was too tired"
 OTHER = "The road was not crossed by this chicken because it was too wide"
+LONG = " ".join([TEXT] * 3)  # longer than a sliding window
 LAYERS = 3
 HEADS = 4
 
 
 @pytest.fixture(scope="module")
-def client(server: str) -> Generator[Client]:
-    with Client(server) as client:
+def address(tiny_model: Path) -> Generator[str]:
+    with running_server(tiny_model, "--dtype", "float32") as server:
+        yield server.address
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Generator[Client]:
+    with Client(address) as client:
         yield client
 
 
@@ -95,7 +102,7 @@ def test_chosen_parts_are_parts_of_the_whole(client: Client) -> None:
 
 
 def test_attention_is_a_distribution_over_what_came_before(client: Client) -> None:
-    attention = client.attention(TEXT)
+    attention = client.attention(LONG)
     n = len(attention)
     assert attention.weights.shape == (LAYERS, HEADS, n, n)
     np.testing.assert_allclose(attention.weights.sum(-1), 1, atol=1e-5)
@@ -104,7 +111,7 @@ def test_attention_is_a_distribution_over_what_came_before(client: Client) -> No
     assert window.any()
     assert not attention.weights[0][:, window].any(), "and so does what a sliding window leaves"
     assert attention.weights[1][:, window].all(), "layer 2 sees all"
-    trace = client.trace(TEXT, "pattern")
+    trace = client.trace(LONG, "pattern")
     for layer in range(1, LAYERS + 1):
         for head in range(HEADS):
             assert np.array_equal(
@@ -276,7 +283,7 @@ def test_refusals_come_through_the_client(client: Client) -> None:
     assert caught.value.field == "sites[1].heads[0]"
     with pytest.raises(InvalidArgument, match=r"interventions\[0\]\.add\.vector: has 12 bytes"):
         client.generate(TEXT, interventions=[Add("resid_post", 1, [1, 2, 3])]).read_texts()
-    with pytest.raises(InvalidArgument, match="not in .*the positions of patch_from"):
+    with pytest.raises(InvalidArgument, match=r"not in .*the positions of patch_from"):
         client.embed(TEXT, interventions=[Patch("z", 1, "a", positions=(0, 50))])
     with pytest.raises(InvalidArgument, match=r"open\.interventions\[0\]\.scale"):
         client.decode(TEXT, interventions=[Scale("z", 1, 1e9)])
@@ -322,8 +329,8 @@ def test_a_closed_server_and_small_budgets(tiny_model: Path) -> None:
                 call()
 
 
-async def test_the_async_client_sees_the_same(server: str, client: Client) -> None:
-    async with AsyncClient(server) as other:
+async def test_the_async_client_sees_the_same(address: str, client: Client) -> None:
+    async with AsyncClient(address) as other:
         trace = await other.trace(TEXT, "z", interventions=HEAD_OUT)
         assert np.array_equal(
             trace.values("z", 3), client.trace(TEXT, "z", interventions=HEAD_OUT).values("z", 3)
