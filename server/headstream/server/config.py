@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     """Serve Trace, Attention and LogitLens, and make the interventions that requests bring."""
     max_interventions: Count = 64
     """Interventions of one request."""
-    max_intervention_value: Magnitude = 100_000.0
+    max_intervention_value: Magnitude = 1_000_000.0
     """Largest absolute value that an intervention adds or patches in."""
     max_intervention_factor: Magnitude = 100.0
     """Largest absolute factor of an intervention."""
