@@ -146,6 +146,7 @@ def test_the_last_layer_of_the_lens_is_what_the_model_says(client: Client) -> No
     assert lens.logits.shape == (LAYERS + 1, n, 420)
     assert np.array_equal(lens.logits[-1, -1], first_row(client, TEXT))
     scores = client.score(TEXT, logits="full")
+    assert isinstance(scores.logits, np.ndarray)
     assert np.array_equal(lens.logits[-1, :-1], scores.logits)
     assert not np.array_equal(lens.logits[-2, -1], lens.logits[-1, -1])
     top = client.logit_lens(TEXT, layers=[1, -1], positions=(3, 5), top_logits=4)
@@ -211,6 +212,8 @@ def test_a_patch_of_everything_is_the_other_text(client: Client) -> None:
     patch = Patch("resid_post", LAYERS, other[:n])
     changed = client.logit_lens(text[:n], layers=[-1], logits="full", interventions=[patch])
     expected = client.logit_lens(other[:n], layers=[-1], logits="full")
+    assert isinstance(changed.logits, np.ndarray)
+    assert isinstance(expected.logits, np.ndarray)
     assert np.array_equal(changed.logits, expected.logits)
     assert changed.usage.input_tokens == 2 * n, "both were read"
     some = Patch("z", [1, 3], other[:n], heads=[2], positions=(4, 9))
@@ -239,6 +242,7 @@ def test_all_ways_to_ask_see_the_same_changed_model(client: Client) -> None:
     )
     np.testing.assert_allclose(appended[0], np.asarray(step.logits), atol=1e-4)
     scores = client.score(TEXT, logits="full", interventions=HEAD_OUT)
+    assert isinstance(scores.logits, np.ndarray)
     assert np.array_equal(scores.logits, lens.logits[0, :-1])
     tokens = client.embed_tokens(TEXT, interventions=HEAD_OUT)
     final = client.trace(TEXT, "ln_final", interventions=HEAD_OUT).values("ln_final")
@@ -248,6 +252,7 @@ def test_all_ways_to_ask_see_the_same_changed_model(client: Client) -> None:
     [(_, streamed)] = client.embed_stream(
         [TEXT], pooling="last", normalize=False, interventions=HEAD_OUT
     )
+    assert isinstance(streamed, np.ndarray)
     assert np.array_equal(streamed, vector)
     attention = client.attention(TEXT, interventions=HEAD_OUT)
     plain = client.attention(TEXT)

@@ -71,7 +71,10 @@ def direction(client: Client, towards: Sequence[str], away: Sequence[str], layer
 
     def mean(text: str) -> Array:
         rows: Array = client.trace(text, "resid_post").values("resid_post", layer)
-        return rows[1:].mean(0)  # the first token is the mark of the beginning, far from all others
+        rest: Array = rows[1:].mean(
+            0
+        )  # the first, the mark of the beginning, is far from all others
+        return rest
 
     pairs = zip(towards, away, strict=True)
     vector: Array = np.mean([mean(one) - mean(other) for one, other in pairs], 0)

@@ -1,4 +1,4 @@
-"""The look inside on the embedded real model: the numbers of docs/internals.md, and its pictures."""
+"""The look inside on the embedded real model: the numbers of docs/internals.md and its pictures."""
 
 from __future__ import annotations
 
