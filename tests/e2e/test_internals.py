@@ -262,7 +262,7 @@ def test_all_ways_to_ask_see_the_same_changed_model(client: Client) -> None:
 
 def test_neighbours_do_not_notice(client: Client) -> None:
     """Plain requests beside changed and traced ones, and behind them out of the prefix cache."""
-    prompts = [f"{number} {TEXT}" * 3 for number in range(6)]
+    prompts = [f"{number} {TEXT}" * 24 for number in range(4)]  # longer than a cached chunk
     alone = [first_row(client, prompt) for prompt in prompts]
     changed = [first_row(client, prompt, interventions=HEAD_OUT) for prompt in prompts]
 
