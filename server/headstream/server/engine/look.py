@@ -22,8 +22,8 @@ class SiteValues(msgspec.Struct, frozen=True, array_like=True):
     site: SiteName
     layer: int
     start: int
-    # [n, ...], with a head axis behind where the site has one. attn_scores and pattern: [n, heads, K],
-    # K the length of the prompt, or behind it all tokens up to the row
+    # [n, ...], with a head axis behind where the site has one. attn_scores and pattern are
+    # [n, heads, K]: K is the length of the prompt, or behind it all tokens up to the row
     values: Frame
 
 
@@ -32,8 +32,8 @@ class Pattern(msgspec.Struct, frozen=True, array_like=True):
 
     layer: int  # 0: a rollout
     queries: tuple[int, ...]  # positions
-    # [heads or 1 if averaged, queries, tokens of the prompt], or the largest [.., top_k], or as many
-    # as there are tokens; keys that are not seen weigh 0
+    # [heads or 1 if averaged, queries, tokens of the prompt], or the largest [.., top_k] of these;
+    # keys that are not seen weigh 0
     weights: Frame
     keys: bytes = b""  # with top_k: int32 [heads, queries, top_k] positions
 
