@@ -141,7 +141,7 @@ def test_the_container_may_do_little() -> None:
 def test_the_route_has_every_service_of_the_contract() -> None:
     [rule] = render("overlays/gateway")["GRPCRoute"]["spec"]["rules"]
     assert sorted(match["method"]["service"] for match in rule["matches"]) == sorted(
-        service_names()
+        service_names(Settings())
     )
 
 

@@ -37,6 +37,12 @@ class Limits:
     max_all_session_tokens: int
     session_idle_seconds: float
     session_seconds: float
+    internals: bool  # the inside of the model may be looked at and changed
+    max_look_bytes: int  # that the engine keeps for one request
+    max_interventions: int
+    max_intervention_value: float
+    max_intervention_factor: float
+    max_intervention_bytes: int
 
 
 def resolve_limits(settings: Settings, ready: Ready) -> Limits:
@@ -67,4 +73,10 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         max_all_session_tokens=all_sessions,
         session_idle_seconds=settings.session_idle,
         session_seconds=settings.session_deadline,
+        internals=settings.serves_internals,
+        max_look_bytes=settings.max_look_bytes,
+        max_interventions=settings.max_interventions if settings.serves_internals else 0,
+        max_intervention_value=settings.max_intervention_value,
+        max_intervention_factor=settings.max_intervention_factor,
+        max_intervention_bytes=settings.max_intervention_bytes,
     )

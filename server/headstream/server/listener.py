@@ -118,7 +118,9 @@ def make_server(
         embeddings(models, metrics, settings.session_idle), server
     )
     if settings.serves_internals:
-        internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
+        internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(
+            internals(models, metrics), server
+        )
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerService(models), server
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from headstream.server.engine.messages import Delta, Frame, Scores, Token
+from headstream.server.engine.frame import Frame
+from headstream.server.engine.look import Seen
+from headstream.server.engine.messages import Delta, Scores, Token
 from headstream.server.engine.stream import (
     Event,
+    LensEvent,
     LogitRowEvent,
+    PatternEvent,
     RowsEvent,
     ScoresEvent,
+    SeenEvent,
+    SiteEvent,
     TokenEvent,
     WireTensor,
 )
@@ -34,6 +40,7 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
             LogitRowEvent(row.position, to_tensor(row.values, frames), row.token_ids)
             for row in delta.logit_rows
         ),
+        seen=None if delta.seen is None else _seen(delta.seen, frames),
     )
 
 
@@ -45,3 +52,20 @@ def _token(token: Token, frames: list[bytes]) -> TokenEvent:
 def _scores(scores: Scores, frames: list[bytes]) -> ScoresEvent:
     logits = None if scores.logits is None else to_tensor(scores.logits, frames)
     return ScoresEvent(scores.start, to_tensor(scores.values, frames), logits, scores.logits_ids)
+
+
+def _seen(seen: Seen, frames: list[bytes]) -> SeenEvent:
+    return SeenEvent(
+        tuple(
+            SiteEvent(site.site, site.layer, site.start, to_tensor(site.values, frames))
+            for site in seen.sites
+        ),
+        tuple(
+            PatternEvent(part.layer, part.queries, to_tensor(part.weights, frames), part.keys)
+            for part in seen.patterns
+        ),
+        tuple(
+            LensEvent(rows.layer, rows.start, to_tensor(rows.logits, frames), rows.logits_ids)
+            for rows in seen.lens
+        ),
+    )

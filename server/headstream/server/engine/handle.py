@@ -16,7 +16,7 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from headstream.model.outputs import LogitsSpec, Outputs, WireDtype
+from headstream.model.outputs import WireDtype
 from headstream.server.engine.branch import Branch
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.events import to_event, to_tensor
@@ -140,25 +140,14 @@ class EngineHandle:
         self._send(Submit(sequence_id, tuple(token_ids), siblings=siblings, **options))
         return [stream, *(other for _, other in others)]
 
-    def open_branch(
-        self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec, tenant: str = ""
-    ) -> Branch:
-        """Begin a decoding session; its first branch.
+    def open_branch(self, token_ids: Sequence[int], **options: Unpack[SubmitOptions]) -> Branch:
+        """Begin a decoding session; its first branch, of at most ``max_new_tokens`` more.
 
         Raises:
             EngineUnavailable: the engine is not serving.
         """
         sequence_id, stream = self._new_stream()
-        self._send(
-            Submit(
-                id=sequence_id,
-                token_ids=tuple(token_ids),
-                max_new_tokens=max_tokens - len(token_ids),
-                outputs=Outputs(logits=logits),
-                branch=True,
-                tenant=tenant,
-            )
-        )
+        self._send(Submit(sequence_id, tuple(token_ids), branch=True, **options))
         return Branch(sequence_id, stream, self._send, self._fork)
 
     def _fork(self, branch_id: int) -> Branch:

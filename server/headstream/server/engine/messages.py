@@ -11,6 +11,9 @@ from typing import Literal, TypedDict
 import msgspec
 
 from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams, WireDtype
+from headstream.model.sites import Edit, SiteName
+from headstream.server.engine.frame import Frame
+from headstream.server.engine.look import Look, Seen
 
 FinishReason = Literal["stop", "length", "dead_end", "refused", "off_grammar", "error"]
 """The last three begin nothing: a grammar, or the tokens before, cannot be followed; a fault."""
@@ -47,6 +50,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     output_ids: tuple[int, ...] = ()
     siblings: tuple[Sibling, ...] = ()
     tenant: str = ""  # who shares the engine with others
+    look: Look = Look()  # not of branches, nor with siblings
+    edits: tuple[Edit, ...] = ()  # made to the model for this sequence alone, in this order
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -60,6 +65,8 @@ class SubmitOptions(TypedDict, total=False):
     outputs: Outputs
     output_ids: tuple[int, ...]
     tenant: str
+    look: Look
+    edits: tuple[Edit, ...]
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -120,14 +127,6 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
 ToEngine = Submit | Abort | Flow | Append | Fork | Rollback | Vocabulary | Lookup | Shutdown
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor whose bytes are the ``index``-th raw frame behind the message."""
-
-    index: int
-    dtype: WireDtype
-    shape: tuple[int, ...]
-
-
 class Token(msgspec.Struct, frozen=True, array_like=True):
     """A generated token and what was asked for of its row."""
 
@@ -176,6 +175,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     queue_ns: int = 0  # with the first delta: from submit to the first step
     compute_ns: int = 0  # from the start of the first step to the end of this one
     logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
+    seen: Seen | None = None
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):
@@ -230,7 +230,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     n_heads: int
     n_kv_heads: int
     d_head: int
+    d_mlp: int
     d_vocab: int
+    sites: tuple[SiteName, ...]  # that can be read
     causal: bool  # otherwise rows see what is behind them too: an encoder
     unembeds: bool  # otherwise it gives vectors, and no logits
     embedding: EmbeddingDefaults

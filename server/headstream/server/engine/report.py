@@ -8,7 +8,8 @@ from torch import Tensor
 from headstream.model.batch import RowResult, ScoreResult
 from headstream.model.heads import TORCH_DTYPES
 from headstream.model.outputs import WireDtype
-from headstream.server.engine.messages import Frame, LogitRow, Scores, Token
+from headstream.server.engine.frame import Frame
+from headstream.server.engine.messages import LogitRow, Scores, Token
 
 _WIRE_NAMES: dict[torch.dtype, WireDtype] = {
     torch.float32: "float32",

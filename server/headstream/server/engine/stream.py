@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from headstream.model.outputs import WireDtype
+from headstream.model.sites import SiteName
 from headstream.server.engine.messages import FinishReason
 
 CREDIT_BYTES = 1 << 20
@@ -64,6 +65,54 @@ class ScoresEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteEvent:
+    """What stood at a site at the positions [start, start + n)."""
+
+    site: SiteName
+    layer: int
+    start: int
+    values: WireTensor  # [n, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PatternEvent:
+    """Attention weights of consecutive queries among those asked for."""
+
+    layer: int  # 0: a rollout
+    queries: tuple[int, ...]
+    weights: WireTensor  # [heads or 1, queries, keys or top_k]
+    keys: bytes  # with top_k: int32 [heads or 1, queries, top_k]
+
+
+@dataclass(frozen=True, slots=True)
+class LensEvent:
+    """Logits of one layer at the positions [start, start + n)."""
+
+    layer: int
+    start: int
+    logits: WireTensor  # [n, k] or [n, V]
+    logits_ids: bytes  # int32 [n, k], for top-k
+
+
+@dataclass(frozen=True, slots=True)
+class SeenEvent:
+    """What the inside of the model has shown."""
+
+    sites: tuple[SiteEvent, ...] = ()
+    patterns: tuple[PatternEvent, ...] = ()
+    lens: tuple[LensEvent, ...] = ()
+
+    @property
+    def tensors(self) -> list[WireTensor]:
+        """All of them."""
+        return [
+            *(event.values for event in self.sites),
+            *(event.weights for event in self.patterns),
+            *(event.logits for event in self.lens),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """The news of one sequence from one step."""
 
@@ -75,6 +124,7 @@ class Event:
     queue_ns: int
     compute_ns: int
     logit_rows: tuple[LogitRowEvent, ...] = ()
+    seen: SeenEvent | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -87,6 +137,8 @@ class Event:
             tensors.append(self.token.logits)
         if self.scores is not None:
             tensors += [self.scores.values, *filter(None, [self.scores.logits])]
+        if self.seen is not None:
+            tensors += self.seen.tensors
         return sum(len(tensor.data) for tensor in tensors)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from math import prod
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headstream.model.outputs import WireDtype
 from headstream.server.engine.stream import WireTensor
 from headstream.server.errors import InvalidRequest
@@ -18,6 +21,8 @@ VectorDtype = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 
 SCALE_BYTES = 4  # that each int8 vector brings
 ITEM_BYTES: dict[WireDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+_STORAGE: dict[WireDtype, str] = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
 
 _TO_PROTO: dict[str, tensor_pb2.DataType.ValueType] = {
     "float32": tensor_pb2.DATA_TYPE_FLOAT32,
@@ -78,6 +83,18 @@ def put_tensor(into: tensor_pb2.Tensor, tensor: WireTensor, *, data: bool = True
     into.shape.extend(tensor.shape)
     if data:
         into.data = tensor.data
+
+
+def to_array(tensor: WireTensor) -> NDArray[np.generic]:
+    """The elements as numpy stores them; of bfloat16 their bits."""
+    return np.frombuffer(tensor.data, _STORAGE[tensor.dtype]).reshape(tensor.shape)
+
+
+def put_int32(into: tensor_pb2.Tensor, values: NDArray[np.int32]) -> None:
+    """Write whole numbers into their place in a message."""
+    into.dtype = tensor_pb2.DATA_TYPE_INT32
+    into.shape.extend(values.shape)
+    into.data = values.astype("<i4").tobytes()
 
 
 def cut_bytes(data: bytes) -> Iterator[tuple[int, bytes]]:
