@@ -56,12 +56,14 @@ export function Choice<Value extends string>(props: ChoiceProps<Value>) {
 interface LineProps {
   label: string;
   value: string;
+  /** Room for a word, not for a sentence. */
+  short?: boolean;
   onChange: (value: string) => void;
 }
 
-export function Line({ label, value, onChange }: LineProps) {
+export function Line({ label, value, short = false, onChange }: LineProps) {
   return (
-    <label class="field line">
+    <label class={short ? "field short" : "field line"}>
       <span>{label}</span>
       <input
         type="text"

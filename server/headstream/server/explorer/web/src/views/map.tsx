@@ -33,7 +33,7 @@ export function VectorMap({ model }: { model: Model }) {
   const [example, setExample] = useState<keyof typeof EXAMPLES>("chicken");
   const [texts, setTexts] = useState<readonly [string, string]>(EXAMPLES.chicken);
   const [word, setWord] = useState("it");
-  const [layer, setLayer] = useState(layers);
+  const [layer, setLayer] = useState(Math.ceil(layers / 2));
   const unavailable = whyNot(model, "EmbeddingsService/EmbedTokens");
   const key = unavailable ? null : keyOf(model.name, texts);
   const reply = useReply(key, (signal) => read(model.name, texts, layers, signal));
@@ -45,7 +45,7 @@ export function VectorMap({ model }: { model: Model }) {
     <Panel
       id="map"
       title="Words in context"
-      about="Every token of two sentences on the two principal axes of their directions; hollow marks are the rows of the embedding matrix, which know no context."
+      about="Every token of two sentences on the two principal axes of their directions, seen from the middle; hollow marks are the rows of the embedding matrix, which know no context, seen from theirs."
       unavailable={unavailable}
       controls={
         <>
@@ -60,7 +60,7 @@ export function VectorMap({ model }: { model: Model }) {
           />
           <Line label="Sentence A" value={texts[0]} onChange={(text) => setTexts([text, texts[1]])} />
           <Line label="Sentence B" value={texts[1]} onChange={(text) => setTexts([texts[0], text])} />
-          <Line label="Word" value={word} onChange={setWord} />
+          <Line label="Word" short value={word} onChange={setWord} />
           <Slider label="Layer" value={layer} min={0} max={layers} onChange={setLayer} />
         </>
       }

@@ -1,9 +1,11 @@
 import { project, type Point } from "../math/pca";
-import { toUnit } from "../math/vectors";
+import { difference, mean, toUnit } from "../math/vectors";
+import { placeLabels } from "./labels";
 
 const WIDE = 560;
 const TALL = 380;
 const EDGE = 34;
+const NEAR = 6; // pixels within which two marks share a name
 
 export interface Mark {
   text: string;
@@ -17,10 +19,17 @@ export interface Mark {
 
 /** Tokens in the plane: where context puts them, joined to where they are without. */
 export function Scatter({ marks }: { marks: Mark[] }) {
-  const units = [...marks.map(({ vector }) => vector), ...marks.map(({ still }) => still)];
-  const { points, shares } = project(units.map(toUnit));
+  const units = [
+    ...directions(marks.map(({ vector }) => vector)),
+    ...directions(marks.map(({ still }) => still)),
+  ];
+  const { points, shares } = project(units);
   const place = fit(points);
   const at = (i: number) => place(points[i]!);
+  const named = marks
+    .map(({ text, chosen }, i) => ({ text: text.replace(/^·/, ""), chosen, at: at(i) }))
+    .filter((mark, i, all) => !all.slice(0, i).some((other) => isNamed(mark, other)));
+  const labels = placeLabels(named, WIDE);
   return (
     <figure class="scatter">
       <svg
@@ -45,23 +54,21 @@ export function Scatter({ marks }: { marks: Mark[] }) {
           const [x, y] = at(marks.length + i);
           return <circle key={i} class={`still side-${side}`} cx={x} cy={y} r={3} />;
         })}
-        {marks.map(({ text, side, chosen }, i) => {
+        {marks.map(({ side, chosen }, i) => {
           const [x, y] = at(i);
-          const size = chosen ? 6.5 : 4.5;
+          const size = (side === 0 ? 6 : 4) + (chosen ? 2 : 0);
           const name = `mark side-${side}${chosen ? " chosen" : ""}`;
-          return (
-            <g key={i} class={name}>
-              {side === 0 ? (
-                <circle cx={x} cy={y} r={size} />
-              ) : (
-                <rect x={x - size} y={y - size} width={2 * size} height={2 * size} />
-              )}
-              <text x={x > WIDE - 80 ? x - 9 : x + 9} y={y + 4} text-anchor={x > WIDE - 80 ? "end" : "start"}>
-                {text.replace(/^·/, "")}
-              </text>
-            </g>
+          return side === 0 ? (
+            <circle key={i} class={name} cx={x} cy={y} r={size} />
+          ) : (
+            <rect key={i} class={name} x={x - size} y={y - size} width={2 * size} height={2 * size} />
           );
         })}
+        {labels.map(({ x, y, anchor }, i) => (
+          <text key={i} class={named[i]!.chosen ? "chosen" : ""} x={x} y={y} text-anchor={anchor}>
+            {named[i]!.text}
+          </text>
+        ))}
       </svg>
       <figcaption>
         <span class="key side-0">● sentence A</span> <span class="key side-1">■ sentence B</span>{" "}
@@ -73,6 +80,18 @@ export function Scatter({ marks }: { marks: Mark[] }) {
       </figcaption>
     </figure>
   );
+}
+
+/** Whether another mark says the same in the same place: one name is enough for both. */
+function isNamed(mark: { text: string; at: Point }, other: { text: string; at: Point }): boolean {
+  const distance = Math.hypot(mark.at[0] - other.at[0], mark.at[1] - other.at[1]);
+  return mark.text === other.text && distance < NEAR;
+}
+
+/** Rows seen from their middle, at length 1: what all have in common would hide how they differ. */
+function directions(rows: Float32Array[]): Float64Array[] {
+  const middle = mean(rows);
+  return rows.map((row) => toUnit(difference(row, middle)));
 }
 
 /** From the plane to the picture. */
