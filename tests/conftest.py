@@ -13,6 +13,13 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run may be asked to write into the tree."""
+    parser.addoption(
+        "--screenshots", action="store_true", help="take the pictures of docs/explorer anew"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked `gpu` where there is no CUDA device."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]

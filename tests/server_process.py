@@ -65,9 +65,9 @@ def save_tiny_model(directory: Path) -> Path:
 
 
 @contextmanager
-def running_server(checkpoint: Path, *flags: str) -> Generator[Server]:
+def running_server(checkpoint: Path, *flags: str, name: str = "tiny") -> Generator[Server]:
     command = [sys.executable, "-m", "headstream.server.cli", "serve", "--events"]
-    command += ["--models", f"tiny={checkpoint}", "--port", "0", "--admin-port", "0"]
+    command += ["--models", f"{name}={checkpoint}", "--port", "0", "--admin-port", "0"]
     command += ["--threads", "1", "--drain-delay", "0.5", *flags]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
