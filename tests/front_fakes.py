@@ -15,10 +15,13 @@ import grpc.aio
 import numpy as np
 from tokenizers import Tokenizer
 
+from front_looks import play_look
 from front_values import D_MODEL, float_tensor, make_event, make_ready
 from headstream.model.outputs import Outputs, SamplingParams, WireDtype
+from headstream.model.sites import Edit
 from headstream.server.config_sources import load_settings
 from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
 from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import (
@@ -33,6 +36,7 @@ from headstream.server.logs import configure_logs
 
 GREEDY = SamplingParams()
 NOTHING = Outputs()
+NO_LOOK = Look()
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Job:
     grammar: str
     outputs: Outputs
     output_ids: tuple[int, ...]
+    look: Look
+    edits: tuple[Edit, ...]
     stream: SequenceStream
     left: bool = False
     paused: list[bool] = field(default_factory=list)
@@ -69,6 +75,9 @@ def play(job: Job, ready: Ready) -> None:
         vectors = float_tensor(np.array(means))
     if outputs.score is not None:
         _play_scores(job, ready)
+        return
+    if job.look != NO_LOOK:
+        play_look(job.stream, job.look, len(job.token_ids), job.max_new_tokens, ready)
         return
     if job.max_new_tokens == 0:
         job.stream.put(make_event(rows=rows, vectors=vectors, finish="length"))
@@ -150,6 +159,8 @@ class FakeHandle:
         grammar: str = "",
         outputs: Outputs = NOTHING,
         output_ids: tuple[int, ...] = (),
+        look: Look = NO_LOOK,
+        edits: tuple[Edit, ...] = (),
     ) -> SequenceStream:
         paused: list[bool] = []
 
@@ -167,6 +178,8 @@ class FakeHandle:
             grammar,
             outputs,
             output_ids,
+            look,
+            edits,
             stream,
             paused=paused,
         )

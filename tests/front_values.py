@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from headstream.model.outputs import EmbeddingDefaults
+from headstream.model.sites import site_names
 from headstream.server.config import Settings
 from headstream.server.engine.messages import Ready
 from headstream.server.engine.stream import Event, WireTensor
@@ -29,6 +30,8 @@ def make_ready(directory: Path, d_vocab: int, **changes: Any) -> Ready:
         "n_heads": 2,
         "n_kv_heads": 2,
         "d_head": 4,
+        "d_mlp": 16,
+        "sites": site_names(learned_positions=True),
         "d_vocab": d_vocab,
         "causal": True,
         "unembeds": True,

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
+from headstream.v1 import internals_service_pb2_grpc as internals_grpc
 from headstream.v1 import logits_service_pb2_grpc as logits_grpc
 from headstream.v1 import model_service_pb2_grpc as model_grpc
 from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
@@ -39,6 +40,9 @@ class Script:
     detokenize: Handler = _unset
     list_models: Handler = _unset
     get_model: Handler = _unset
+    trace: Handler = _unset
+    attention: Handler = _unset
+    logit_lens: Handler = _unset
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)  # the last call is over
@@ -92,6 +96,20 @@ class _Embeddings(embeddings_grpc.EmbeddingsServiceServicer):
         return self.script.run("lookup", request, context)
 
 
+class _Internals(internals_grpc.InternalsServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    def Trace(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        return self.script.run_stream("trace", request, context)
+
+    def Attention(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        return self.script.run_stream("attention", request, context)
+
+    def LogitLens(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        return self.script.run_stream("logit_lens", request, context)
+
+
 class _Tokenizer(tokenizer_grpc.TokenizerServiceServicer):
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -122,6 +140,7 @@ def scripted_server(
         server = grpc.server(pool)
         logits_grpc.add_LogitsServiceServicer_to_server(_Logits(script), server)
         embeddings_grpc.add_EmbeddingsServiceServicer_to_server(_Embeddings(script), server)
+        internals_grpc.add_InternalsServiceServicer_to_server(_Internals(script), server)
         tokenizer_grpc.add_TokenizerServiceServicer_to_server(_Tokenizer(script), server)
         model_grpc.add_ModelServiceServicer_to_server(_Models(script), server)
         script.port = (

@@ -11,8 +11,12 @@ from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import tensor_pb2
 
 
-def options(**changes: Any) -> embeddings_pb.EmbedOptions:
+def wanted(**changes: Any) -> _embed_requests.Wanted:
     return _embed_requests.embed_options(**changes)
+
+
+def options(**changes: Any) -> embeddings_pb.EmbedOptions:
+    return wanted(**changes).options
 
 
 def test_unknown_words_are_refused_before_any_call():
@@ -27,9 +31,9 @@ def test_unknown_words_are_refused_before_any_call():
     with pytest.raises(ValueError, match="dimensions is -1; it is at least 1"):
         options(dimensions=-1)
     with pytest.raises(ValueError, match="2 texts and the spans of 1"):
-        _embed_requests.embed(["a", "b"], options(), model="", spans=[[(0, 1)]])
+        _embed_requests.embed(["a", "b"], wanted(), model="", spans=[[(0, 1)]])
     with pytest.raises(ValueError, match="at least one span"):
-        _embed_requests.embed_spans("a", [], options(), model="")
+        _embed_requests.embed_spans("a", [], wanted(), model="")
 
 
 def test_embed_options_carry_every_choice():
@@ -50,12 +54,12 @@ def test_what_is_not_said_is_left_to_the_model():
 
 
 def test_a_single_string_is_one_input_not_its_letters():
-    assert len(_embed_requests.embed("abc", options(), model="").inputs) == 1
-    several = _embed_requests.embed(["abc", [1, 2]], options(), model="m")
+    assert len(_embed_requests.embed("abc", wanted(), model="").inputs) == 1
+    several = _embed_requests.embed(["abc", [1, 2]], wanted(), model="m")
     assert [item.input.WhichOneof("content") for item in several.inputs] == ["text", "token_ids"]
 
 
 def test_spans_are_half_open_ranges_of_one_text():
-    request = _embed_requests.embed_spans("abc", [(0, 1), (1, 3)], options(unit="byte"), model="")
+    request = _embed_requests.embed_spans("abc", [(0, 1), (1, 3)], wanted(unit="byte"), model="")
     assert [(span.start, span.end) for span in request.inputs[0].spans] == [(0, 1), (1, 3)]
     assert request.options.offset_unit == embeddings_pb.OFFSET_UNIT_BYTE

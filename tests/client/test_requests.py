@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from headstream.client import _requests
+from headstream.client import _inputs, _requests
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import tensor_pb2
 
@@ -12,23 +12,23 @@ def logits(wanted, *, top_logits=10, logprobs=False, dtype: Any = "float32"):
 
 
 def test_text_and_token_ids_are_told_apart():
-    assert _requests.text_input("a", skip_special_tokens=True).skip_special_tokens
-    assert _requests.text_input("a").text == "a"
-    assert list(_requests.text_input([1, 2]).token_ids.ids) == [1, 2]
+    assert _inputs.text_input("a", skip_special_tokens=True).skip_special_tokens
+    assert _inputs.text_input("a").text == "a"
+    assert list(_inputs.text_input([1, 2]).token_ids.ids) == [1, 2]
 
 
 def test_a_chat_is_a_list_of_messages():
     messages = [{"role": "system", "content": "b"}, {"role": "user", "content": "a"}]
-    chat = _requests.text_input(messages, add_generation_prompt=True).chat
+    chat = _inputs.text_input(messages, add_generation_prompt=True).chat
     assert [(message.role, message.content) for message in chat.messages] == [
         ("system", "b"),
         ("user", "a"),
     ]
     assert chat.add_generation_prompt
-    assert not _requests.text_input(messages).chat.add_generation_prompt
-    assert _requests.text_input([]).WhichOneof("content") == "token_ids"
+    assert not _inputs.text_input(messages).chat.add_generation_prompt
+    assert _inputs.text_input([]).WhichOneof("content") == "token_ids"
     with pytest.raises(ValueError, match="name"):
-        _requests.text_input([{"role": "user", "name": "a"}])
+        _inputs.text_input([{"role": "user", "name": "a"}])
 
 
 def test_one_constraint_at_most():

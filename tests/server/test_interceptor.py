@@ -40,9 +40,10 @@ async def test_bytes_that_are_no_message(running: Running) -> None:
         "InternalsService/LogitLens",
     ],
 )
-async def test_what_is_not_served(running: Running, method: str) -> None:
-    call: Any = running.channel.unary_stream(f"/headstream.v1.{method}")
-    code, message, reason = await failure(call(b""))
+async def test_what_is_not_served(checkpoint: Path, method: str) -> None:
+    async with front_fakes.running_front(checkpoint, "--no-internals") as running:
+        call: Any = running.channel.unary_stream(f"/headstream.v1.{method}")
+        code, message, reason = await failure(call(b""))
     assert (code, reason) == (Code.UNIMPLEMENTED, "NOT_SERVED")
     assert method in message
 

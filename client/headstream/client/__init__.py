@@ -5,6 +5,7 @@ from __future__ import annotations
 from headstream.client._async_client import AsyncClient
 from headstream.client._async_decoding import AsyncBranch, AsyncDecoding
 from headstream.client._async_embed_stream import AsyncEmbedStream
+from headstream.client._attention import AttentionWeights
 from headstream.client._channel import Tls
 from headstream.client._client import Client
 from headstream.client._continuation import Continuation
@@ -33,6 +34,8 @@ from headstream.client._errors import (
     Unimplemented,
 )
 from headstream.client._generation import AsyncGeneration, Generation
+from headstream.client._interventions import Add, Intervention, Patch, Scale
+from headstream.client._logit_lens import LogitLens
 from headstream.client._results import (
     EmbeddingChoices,
     EmbeddingDefaults,
@@ -40,6 +43,7 @@ from headstream.client._results import (
     Limits,
     ModelInfo,
     ModelSizes,
+    SiteInfo,
     StaticEmbeddings,
     Step,
     TextScores,
@@ -49,16 +53,22 @@ from headstream.client._results import (
     TopLogits,
     Usage,
 )
+from headstream.client._sites import Site
 from headstream.client._tensors import unpack_binary
 from headstream.client._text_embedding import EmbedResult, TextEmbedding
+from headstream.client._trace import Trace, TracedToken
+from headstream.client._trace_stream import AsyncTraceStream, TraceStream
 
 __all__ = [
     "Aborted",
+    "Add",
     "AsyncBranch",
     "AsyncClient",
     "AsyncDecoding",
     "AsyncEmbedStream",
     "AsyncGeneration",
+    "AsyncTraceStream",
+    "AttentionWeights",
     "Branch",
     "Cancelled",
     "Client",
@@ -78,15 +88,21 @@ __all__ = [
     "Generation",
     "HeadstreamError",
     "Internal",
+    "Intervention",
     "InvalidArgument",
     "Limits",
+    "LogitLens",
     "ModelInfo",
     "ModelSizes",
     "NotFound",
     "NotResumable",
+    "Patch",
     "PermissionDenied",
     "ResourceExhausted",
     "RpcError",
+    "Scale",
+    "Site",
+    "SiteInfo",
     "StaticEmbeddings",
     "Step",
     "StreamBroken",
@@ -97,6 +113,9 @@ __all__ = [
     "TokenEmbeddings",
     "TokenTable",
     "TopLogits",
+    "Trace",
+    "TraceStream",
+    "TracedToken",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

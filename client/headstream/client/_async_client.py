@@ -9,6 +9,7 @@ from headstream.client import _embed_requests, _replies, _requests, _text_embedd
 from headstream.client._async_connection import AsyncConnection
 from headstream.client._async_decoding import AsyncDecoding
 from headstream.client._async_embed_stream import AsyncEmbedStreaming
+from headstream.client._async_looking import AsyncLooking
 from headstream.client._base import BaseClient
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._generation import AsyncGeneration
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit
-    from headstream.client._requests import ScoreOptions, Text
+    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit, TokenOptions
+    from headstream.client._inputs import Text
+    from headstream.client._requests import ScoreOptions
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 class AsyncClient(
     AsyncEmbedStreaming,
+    AsyncLooking,
     BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecoding[TopLogits]],
 ):
     """`Client` for asyncio; make it inside the running loop, where its tasks may share it.
@@ -103,16 +106,11 @@ class AsyncClient(
         self,
         text: Text,
         *,
-        layers: Sequence[int] = (-1,),
-        model: str = "",
-        dtype: FloatType = "float32",
-        skip_special_tokens: bool = False,
         timeout: float | None = None,
+        **options: Unpack[TokenOptions],
     ) -> TokenEmbeddings:
         """The contextual embedding of every token. As `Client.embed_tokens`."""
-        request = _embed_requests.embed_tokens(
-            text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
-        )
+        request = _embed_requests.embed_tokens(text, **options)
         return await self._rpc.embed_tokens(request, timeout)
 
     async def lookup(

@@ -13,6 +13,7 @@ from headstream.client import _channel, _status
 from headstream.client._score_state import ScoreState
 from headstream.client._token_embeddings import TokenEmbeddingsState
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
+from headstream.v1 import internals_service_pb2_grpc as internals_grpc
 from headstream.v1 import logits_service_pb2_grpc as logits_grpc
 from headstream.v1 import model_service_pb2_grpc as model_grpc
 from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
@@ -43,6 +44,7 @@ class AsyncConnection:
         self.logits = logits_grpc.LogitsServiceStub(channel)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
+        self.internals = internals_grpc.InternalsServiceStub(channel)
         self.models = model_grpc.ModelServiceStub(channel)
 
     async def call(
@@ -131,6 +133,22 @@ class AsyncConnection:
         state = ScoreState()
         await _read(self.stream(self.logits.Score, request, timeout), state)
         return state.results()
+
+    async def read(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        state: StreamState[ReplyT],
+        timeout: float | None,
+    ) -> None:
+        """Read a stream to its end.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        await self.connect()
+        await _read(self.stream(method, request, timeout), state)
 
     async def close(self) -> None:
         """End all calls and the channel."""

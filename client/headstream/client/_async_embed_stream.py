@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from headstream.client._async_connection import AsyncConnection
     from headstream.client._embed_requests import EmbedOptions
     from headstream.client._errors import FailedItem
-    from headstream.client._requests import Text
+    from headstream.client._inputs import Text
     from headstream.client._results import Array, Fingerprint
 
     BidiCall = grpc.aio.StreamStreamCall[pb.EmbedStreamRequest, pb.EmbedStreamResponse]

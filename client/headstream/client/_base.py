@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
-from headstream.client import _channel, _requests
+from headstream.client import _channel, _inputs, _interventions, _requests
 from headstream.client._attempts import Attempts
 from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from headstream.client._channel import Tls
-    from headstream.client._requests import LogitsWanted, Text
+    from headstream.client._inputs import Text
+    from headstream.client._interventions import Intervention
+    from headstream.client._requests import LogitsWanted
     from headstream.client._tensors import FloatType
 
 GenerationT = TypeVar("GenerationT")
@@ -102,6 +104,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         embeddings_dtype: FloatType = "float32",
         skip_special_tokens: bool = False,
         resume: int = 0,
+        interventions: Sequence[Intervention] = (),
         timeout: float | None = None,
     ) -> GenerationT:
         """Continue a prompt, one step per token.
@@ -146,6 +149,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             resume: How often a stream that breaks is taken up where it was, by the same server or
                 another with an equal fingerprint: the same steps follow, to the bit. `n=1` only.
+            interventions: Changes to the model, as of `trace`.
             timeout: Seconds until it must be complete; None for the client's `stream_timeout`.
 
         Returns:
@@ -160,7 +164,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             raise ValueError("resume goes with n=1 alone")
         request = logits_pb.GenerateRequest(
             model=model,
-            prompt=_requests.text_input(
+            prompt=_inputs.text_input(
                 prompt, skip_special_tokens=skip_special_tokens, add_generation_prompt=True
             ),
             sampling=logits_pb.SamplingParams(
@@ -190,6 +194,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype
             ),
             embeddings=_requests.generated_embeddings(embeddings, dtype=embeddings_dtype),
+            interventions=_interventions.to_messages(interventions),
         )
         return self._generate(Attempts(request, resume), timeout)
 
@@ -205,6 +210,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         logits_dtype: FloatType = ...,
         max_tokens: int | None = ...,
         skip_special_tokens: bool = ...,
+        interventions: Sequence[Intervention] = ...,
         timeout: float | None = ...,
     ) -> TopDecodingT: ...
 
@@ -220,6 +226,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         logits_dtype: FloatType = ...,
         max_tokens: int | None = ...,
         skip_special_tokens: bool = ...,
+        interventions: Sequence[Intervention] = ...,
         timeout: float | None = ...,
     ) -> DecodingT: ...
 
@@ -234,6 +241,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         logits_dtype: FloatType = "float32",
         max_tokens: int | None = None,
         skip_special_tokens: bool = False,
+        interventions: Sequence[Intervention] = (),
         timeout: float | None = None,
     ) -> DecodingT | TopDecodingT:
         """Open a session in which the caller chooses the tokens: see the class of the result.
@@ -251,6 +259,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             logits_dtype: How they travel; bfloat16 arrives as float32.
             max_tokens: Most tokens of a branch, prompt included; None for the server's limit.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            interventions: Changes to the model, as of `trace`.
             timeout: Seconds until the session must be over; None for the client's `stream_timeout`.
 
         Raises:
@@ -265,6 +274,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             dtype=logits_dtype,
             max_tokens=max_tokens,
             skip_special_tokens=skip_special_tokens,
+            interventions=interventions,
         )
         if logits == "top":
             return self._decode_top(opening, timeout)

@@ -11,6 +11,7 @@ from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._decoding import Decoding
 from headstream.client._embed_stream import EmbedStreaming
 from headstream.client._generation import Generation
+from headstream.client._looking import Looking
 from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from headstream.client._attempts import Attempts
     from headstream.client._channel import Target
-    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit
-    from headstream.client._requests import ScoreOptions, Text
+    from headstream.client._embed_requests import EmbedOptions, Spans, SpanUnit, TokenOptions
+    from headstream.client._inputs import Text
+    from headstream.client._requests import ScoreOptions
     from headstream.client._results import (
         ModelInfo,
         StaticEmbeddings,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
+class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
     """A connection to a Headstream server, or to several behind one name. Threads may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.
@@ -71,6 +73,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
             dimensions: Keep the first ones only, before normalizing.
             dtype: Of the vectors; bfloat16 arrives as float32, int8 without scales, binary packed.
             truncate: Keep the beginning of texts too long for the model instead of refusing them.
+            interventions: Changes to the model, as of `trace`.
 
         Returns:
             [d] for a single string, [n, d] for a list.
@@ -136,11 +139,8 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
         self,
         text: Text,
         *,
-        layers: Sequence[int] = (-1,),
-        model: str = "",
-        dtype: FloatType = "float32",
-        skip_special_tokens: bool = False,
         timeout: float | None = None,
+        **options: Unpack[TokenOptions],
     ) -> TokenEmbeddings:
         """The contextual embedding of every token, at the layers asked for.
 
@@ -150,6 +150,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
             model: Name of the model; empty for the server's first.
             dtype: How vectors travel; bfloat16 arrives as float32.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            interventions: Changes to the model, as of `trace`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
         Returns:
@@ -159,9 +160,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
             StreamBroken: The stream ended early.
             ValueError: `dtype` is an unknown word.
         """
-        request = _embed_requests.embed_tokens(
-            text, layers=layers, dtype=dtype, model=model, skip_special_tokens=skip_special_tokens
-        )
+        request = _embed_requests.embed_tokens(text, **options)
         return self._rpc.embed_tokens(request, timeout)
 
     def lookup(
@@ -216,6 +215,7 @@ class Client(EmbedStreaming, BaseClient[Generation, Decoding[Array], Decoding[To
             window_stride: Texts longer than the model's context C are read in windows of C tokens,
                 each so many behind the last, and score what is new. None: they are refused.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
+            interventions: Changes to the model, as of `trace`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
         Returns:

@@ -10,6 +10,7 @@ from headstream.client import _channel, _status
 from headstream.client._score_state import ScoreState
 from headstream.client._token_embeddings import TokenEmbeddingsState
 from headstream.v1 import embeddings_service_pb2_grpc as embeddings_grpc
+from headstream.v1 import internals_service_pb2_grpc as internals_grpc
 from headstream.v1 import logits_service_pb2_grpc as logits_grpc
 from headstream.v1 import model_service_pb2_grpc as model_grpc
 from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
@@ -43,6 +44,7 @@ class Connection:
         self.logits = logits_grpc.LogitsServiceStub(channel)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
+        self.internals = internals_grpc.InternalsServiceStub(channel)
         self.models = model_grpc.ModelServiceStub(channel)
 
     def call(
@@ -135,6 +137,21 @@ class Connection:
         state = ScoreState()
         _read(self.stream(self.logits.Score, request, timeout), state)
         return state.results()
+
+    def read(
+        self,
+        method: grpc.UnaryStreamMultiCallable[RequestT, ReplyT],
+        request: RequestT,
+        state: StreamState[ReplyT],
+        timeout: float | None,
+    ) -> None:
+        """Read a stream to its end.
+
+        Raises:
+            StreamBroken: It ended early.
+            RpcError: It failed in another way.
+        """
+        _read(self.stream(method, request, timeout), state)
 
     def close(self) -> None:
         """End all calls and the channel."""

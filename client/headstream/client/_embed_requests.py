@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypedDict
 
-from headstream.client._requests import text_input
+from headstream.client import _interventions
+from headstream.client._inputs import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
 from headstream.v1 import tensor_pb2
 from headstream.v1 import types_pb2 as types_pb
 
 if TYPE_CHECKING:
-    from headstream.client._requests import Text
+    from headstream.client._inputs import Text
+    from headstream.client._interventions import Intervention
     from headstream.client._tensors import FloatType, VectorType
 
 PoolingName: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
@@ -31,6 +33,24 @@ class EmbedOptions(TypedDict, total=False):
     dimensions: int | None
     dtype: VectorType
     truncate: bool
+    interventions: Sequence[Intervention]
+
+
+class TokenOptions(TypedDict, total=False):
+    """What `embed_tokens` may be told beside the text; `Client.embed_tokens` explains."""
+
+    layers: Sequence[int]
+    model: str
+    dtype: FloatType
+    skip_special_tokens: bool
+    interventions: Sequence[Intervention]
+
+
+class Wanted(NamedTuple):
+    """How vectors are made, and by which model."""
+
+    options: embeddings_pb.EmbedOptions
+    interventions: Sequence[types_pb.Intervention]
 
 
 _POOLINGS: Mapping[str, embeddings_pb.Pooling.ValueType] = {
@@ -57,12 +77,13 @@ def embed_options(
     dtype: VectorType = "float32",
     truncate: bool = False,
     unit: SpanUnit = "char",
-) -> embeddings_pb.EmbedOptions:
+    interventions: Sequence[Intervention] = (),
+) -> Wanted:
     """How vectors are made.
 
     Raises:
         ValueError: `pooling`, `dtype` or `unit` is an unknown word, `dimensions` is below 1, or
-            there are two prompts.
+            there are two prompts, or the vector of an intervention has no numbers.
     """
     if pooling not in _POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
@@ -85,12 +106,12 @@ def embed_options(
         options.prompt_text = prompt
     if prompt_name is not None:
         options.prompt_name = prompt_name
-    return options
+    return Wanted(options, _interventions.to_messages(interventions))
 
 
 def embed(
     texts: str | Sequence[Text],
-    options: embeddings_pb.EmbedOptions,
+    wanted: Wanted,
     *,
     model: str,
     spans: Sequence[Spans] = (),
@@ -104,7 +125,9 @@ def embed(
     if spans and len(spans) != len(several):
         raise ValueError(f"{len(several)} texts and the spans of {len(spans)}")
     inputs = map(embed_input, several, spans or [()] * len(several))
-    return embeddings_pb.EmbedRequest(model=model, inputs=inputs, options=options)
+    return embeddings_pb.EmbedRequest(
+        model=model, inputs=inputs, options=wanted.options, interventions=wanted.interventions
+    )
 
 
 def embed_input(text: Text, spans: Spans = ()) -> embeddings_pb.EmbedInput:
@@ -116,7 +139,7 @@ def embed_input(text: Text, spans: Spans = ()) -> embeddings_pb.EmbedInput:
 
 
 def stream_opening(
-    texts: object, options: embeddings_pb.EmbedOptions, look_ahead: int, *, model: str
+    texts: object, wanted: Wanted, look_ahead: int, *, model: str
 ) -> embeddings_pb.EmbedStreamRequest:
     """The first message of a stream of texts.
 
@@ -128,15 +151,17 @@ def stream_opening(
         raise TypeError("embed_stream takes several texts, not a string")
     if look_ahead < 1:
         raise ValueError(f"look_ahead {look_ahead} is below 1")
-    if options.dtype == tensor_pb2.DATA_TYPE_INT8:
+    if wanted.options.dtype == tensor_pb2.DATA_TYPE_INT8:
         raise ValueError("dtype int8 needs a scale beside each vector, which embed_each gives")
-    return embeddings_pb.EmbedStreamRequest(model=model, options=options)
+    return embeddings_pb.EmbedStreamRequest(
+        model=model, options=wanted.options, interventions=wanted.interventions
+    )
 
 
 def embed_spans(
     text: str,
     spans: Spans,
-    options: embeddings_pb.EmbedOptions,
+    wanted: Wanted,
     *,
     model: str,
 ) -> embeddings_pb.EmbedRequest:
@@ -147,11 +172,17 @@ def embed_spans(
     """
     if not spans:
         raise ValueError("embed_spans needs at least one span")
-    return embed([text], options, model=model, spans=[spans])
+    return embed([text], wanted, model=model, spans=[spans])
 
 
 def embed_tokens(
-    text: Text, *, layers: Sequence[int], dtype: FloatType, model: str, skip_special_tokens: bool
+    text: Text,
+    *,
+    layers: Sequence[int] = (-1,),
+    dtype: FloatType = "float32",
+    model: str = "",
+    skip_special_tokens: bool = False,
+    interventions: Sequence[Intervention] = (),
 ) -> embeddings_pb.EmbedTokensRequest:
     """A text whose tokens are embedded."""
     return embeddings_pb.EmbedTokensRequest(
@@ -159,6 +190,7 @@ def embed_tokens(
         input=text_input(text, skip_special_tokens=skip_special_tokens),
         layers=types_pb.LayerSelection(layers=layers),
         dtype=wire_type(dtype),
+        interventions=_interventions.to_messages(interventions),
     )
 
 

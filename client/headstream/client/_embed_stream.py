@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headstream.client._embed_requests import EmbedOptions
     from headstream.client._errors import FailedItem
     from headstream.client._generation import SyncCall
-    from headstream.client._requests import Text
+    from headstream.client._inputs import Text
     from headstream.client._results import Array, Fingerprint
 
     Begin = Callable[[Iterator[pb.EmbedStreamRequest]], SyncCall[pb.EmbedStreamResponse]]

@@ -111,6 +111,17 @@ def model_info(model: model_pb.Model) -> results.ModelInfo:
         embedding=_embedding(model),
         bidirectional=model.bidirectional,
         embedding_choices=_choices(model.embedding_choices),
+        sites=tuple(_site(site) for site in model.sites),
+    )
+
+
+def _site(message: model_pb.ModelSite) -> results.SiteInfo:
+    return results.SiteInfo(
+        name=message.name,
+        per_layer=message.per_layer,
+        heads=message.heads,
+        width=message.width,
+        changeable=message.changeable,
     )
 
 
@@ -162,6 +173,10 @@ def _limits(message: model_pb.Limits) -> results.Limits:
         max_branches=message.max_branches,
         max_continuations=max(1, message.max_continuations),
         max_stream_items=message.max_stream_items,
+        max_interventions=message.max_interventions,
+        max_intervention_value=message.max_intervention_value,
+        max_intervention_factor=message.max_intervention_factor,
+        max_intervention_bytes=message.max_intervention_bytes,
         max_session_tokens=message.max_session_tokens,
         max_all_session_tokens=message.max_all_session_tokens,
         session_idle_seconds=message.session_idle_seconds,

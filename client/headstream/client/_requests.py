@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeGuard, cast
 
+from headstream.client import _interventions
+from headstream.client._inputs import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import logits_service_pb2 as logits_pb
 from headstream.v1 import tokenizer_service_pb2 as tokenizer_pb
@@ -14,12 +16,10 @@ from headstream.v1 import types_pb2 as types_pb
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from headstream.client._inputs import Text
+    from headstream.client._interventions import Intervention
     from headstream.client._tensors import FloatType
 
-Message: TypeAlias = "Mapping[str, str]"
-"""One message of a chat: `{"role": "user", "content": "..."}`."""
-Text: TypeAlias = "str | Sequence[int] | Sequence[Message]"
-"""What a model reads: a text, token ids taken as they are, or a chat."""
 LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
 
 
@@ -33,24 +33,7 @@ class ScoreOptions(TypedDict, total=False):
     logits_dtype: FloatType
     window_stride: int | None
     skip_special_tokens: bool
-
-
-def text_input(
-    text: Text, *, skip_special_tokens: bool = False, add_generation_prompt: bool = False
-) -> types_pb.Input:
-    """A text, token ids or a chat as an input.
-
-    Raises:
-        TypeError: It is none of them.
-        ValueError: A message has another key than role and content.
-    """
-    if isinstance(text, str):
-        return types_pb.Input(text=text, skip_special_tokens=skip_special_tokens)
-    if text and isinstance(text[0], Mapping):
-        messages = [types_pb.ChatMessage(**message) for message in cast("Sequence[Message]", text)]
-        chat = types_pb.Chat(messages=messages, add_generation_prompt=add_generation_prompt)
-        return types_pb.Input(chat=chat)
-    return types_pb.Input(token_ids=types_pb.TokenIds(ids=cast("Sequence[int]", text)))
+    interventions: Sequence[Intervention]
 
 
 def constraint(
@@ -105,6 +88,7 @@ def decode_open(
     dtype: FloatType,
     max_tokens: int | None,
     skip_special_tokens: bool,
+    interventions: Sequence[Intervention],
 ) -> logits_pb.DecodeOpen:
     """The first move of a decoding session.
 
@@ -116,6 +100,7 @@ def decode_open(
         prompt=text_input(prompt, skip_special_tokens=skip_special_tokens),
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=dtype),
         max_tokens=max_tokens,
+        interventions=_interventions.to_messages(interventions),
     )
 
 
@@ -134,6 +119,7 @@ def score(
     logits_dtype: FloatType = "float32",
     window_stride: int | None = None,
     skip_special_tokens: bool = False,
+    interventions: Sequence[Intervention] = (),
 ) -> logits_pb.ScoreRequest:
     """Texts to score; a single one is a list of one.
 
@@ -146,6 +132,7 @@ def score(
         inputs=[text_input(text, skip_special_tokens=skip_special_tokens) for text in several],
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype),
         window_stride=window_stride,
+        interventions=_interventions.to_messages(interventions),
     )
 
 

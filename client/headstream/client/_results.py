@@ -170,6 +170,10 @@ class Limits:
     session_seconds: float = 0.0  # until it is ended in any case
     max_continuations: int = 1  # `n` of one `generate`
     max_stream_items: int = 0  # of one `embed_stream` that the server works on at once
+    max_interventions: int = 0  # of one request; 0: the inside of the models is closed
+    max_intervention_value: float = 0.0  # largest absolute value added or patched in
+    max_intervention_factor: float = 0.0  # largest absolute factor
+    max_intervention_bytes: int = 0  # of vectors and patched values of one request, in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,17 @@ class EmbeddingChoices:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteInfo:
+    """A place inside a model that can be read."""
+
+    name: str  # TransformerLens's
+    per_layer: bool  # there is one in each layer; else one in the model
+    heads: int  # 0: it has none
+    width: int  # values of a row, or of a head of a row; 0: one for each token looked at
+    changeable: bool  # interventions can change it
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A served model."""
 
@@ -209,6 +224,7 @@ class ModelInfo:
     embedding: EmbeddingDefaults = EmbeddingDefaults()
     bidirectional: bool = False  # a token's vector depends on what is behind it too
     embedding_choices: EmbeddingChoices = EmbeddingChoices()
+    sites: tuple[SiteInfo, ...] = ()  # places inside it; empty: they cannot be read
 
     def can(self, method: str) -> bool:
         """Whether a method is served, by its short or full name: `Generate`, `EmbedTokens`."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from headstream.client import _replies
 from headstream.client._errors import FailedItem
-from headstream.client._requests import text_input
+from headstream.client._inputs import text_input
 from headstream.client._text_embedding import read_result
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from headstream.client._requests import Text
+    from headstream.client._inputs import Text
     from headstream.client._results import Array, Fingerprint
 
 IdT = TypeVar("IdT")

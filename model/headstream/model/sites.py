@@ -17,7 +17,7 @@ The names are TransformerLens's. Layers count from 1 to L; a place outside the l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from headstream.model.outputs import LogitsSpec, WireDtype
 
@@ -38,6 +38,12 @@ SiteName = Literal[
     "mlp_out",
     "ln_final",
 ]
+
+
+def site_names(*, learned_positions: bool) -> tuple[SiteName, ...]:
+    """The places that a model has: vectors of positions only where it has learned some."""
+    names: tuple[SiteName, ...] = get_args(SiteName)
+    return tuple(name for name in names if learned_positions or name != "pos_embed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -574,6 +574,7 @@ class EmbedStreamRequest(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     ITEM_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
+    INTERVENTIONS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model, in the first message. Empty: the server's first."""
     id: builtins.int
@@ -592,6 +593,10 @@ class EmbedStreamRequest(google.protobuf.message.Message):
         its `max_stream_items` are unanswered; what more is sent waits.
         """
 
+    @property
+    def interventions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Intervention]:
+        """Changes to the model for this stream, in the first message."""
+
     def __init__(
         self,
         *,
@@ -600,9 +605,10 @@ class EmbedStreamRequest(google.protobuf.message.Message):
         id: builtins.int = ...,
         item: Global___EmbedInput | None = ...,
         items: collections.abc.Iterable[Global___EmbedStreamItem] | None = ...,
+        interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["item", b"item", "options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id", "item", b"item", "items", b"items", "model", b"model", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "interventions", b"interventions", "item", b"item", "items", b"items", "model", b"model", "options", b"options"]) -> None: ...
 
 Global___EmbedStreamRequest: typing_extensions.TypeAlias = EmbedStreamRequest
 

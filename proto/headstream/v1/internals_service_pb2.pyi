@@ -32,11 +32,12 @@ class Site(google.protobuf.message.Message):
     HEADS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """TransformerLens name: embed, pos_embed, resid_pre, resid_mid, resid_post, q, k, v, z,
-    attn_scores, pattern, attn_out, mlp_post, mlp_out, ln_final.
+    attn_scores, pattern, attn_out, mlp_post, mlp_out, ln_final. q and k are as they are compared:
+    normed and rotated, where the model does so.
     """
     @property
     def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Layers 1 to L. Empty: all."""
+        """Layers 1 to L. Empty: all. Places that are not in a layer (embed, pos_embed, ln_final) name none."""
 
     @property
     def heads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -96,7 +97,9 @@ class TraceRequest(google.protobuf.message.Message):
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
     """FLOAT32 (default), BFLOAT16 or FLOAT16."""
     max_new_tokens: builtins.int
-    """Tokens to generate after the input, traced as well. Default 0."""
+    """Tokens to generate after the input, greedily, traced as well; the model's end of text ends them.
+    Default 0.
+    """
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
     @property
@@ -105,11 +108,11 @@ class TraceRequest(google.protobuf.message.Message):
 
     @property
     def sites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Site]:
-        """The sites."""
+        """The sites, at least one; none is named twice for a layer."""
 
     @property
     def positions(self) -> Global___PositionRange:
-        """Positions wanted. Unset: all."""
+        """Positions wanted. Unset: all, generated ones too."""
 
     @property
     def interventions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Intervention]:
@@ -135,7 +138,9 @@ Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
 
 @typing.final
 class TraceResponse(google.protobuf.message.Message):
-    """One event: the token table first, then values."""
+    """One event: the token table first, then values. The values of a position come before the id of the
+    token that was drawn from it. A stream without an end event was broken.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -180,8 +185,14 @@ class TraceStart(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     TENSOR_BYTES_FIELD_NUMBER: builtins.int
     FINGERPRINT_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ROTARY_FIELD_NUMBER: builtins.int
     tensor_bytes: builtins.int
-    """Bytes of tensors that follow."""
+    """Bytes of tensors that follow; where tokens are generated, at most."""
+    request_id: builtins.str
+    """The server's id of this request, also in its logs."""
+    rotary: builtins.bool
+    """The model tells positions by rotating q and k, which is done at these sites."""
     @property
     def tokens(self) -> headstream.v1.types_pb2.TokenTable:
         """The tokens."""
@@ -196,9 +207,11 @@ class TraceStart(google.protobuf.message.Message):
         tokens: headstream.v1.types_pb2.TokenTable | None = ...,
         tensor_bytes: builtins.int = ...,
         fingerprint: headstream.v1.types_pb2.ModelFingerprint | None = ...,
+        request_id: builtins.str = ...,
+        rotary: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "tensor_bytes", b"tensor_bytes", "tokens", b"tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "request_id", b"request_id", "rotary", b"rotary", "tensor_bytes", b"tensor_bytes", "tokens", b"tokens"]) -> None: ...
 
 Global___TraceStart: typing_extensions.TypeAlias = TraceStart
 
@@ -215,12 +228,16 @@ class SiteChunk(google.protobuf.message.Message):
     site: builtins.str
     """Name of the site."""
     layer: builtins.int
-    """The layer."""
+    """The layer; 0 for embed and pos_embed, L for ln_final."""
     start: builtins.int
     """Position of the first row."""
     @property
     def values(self) -> headstream.v1.tensor_pb2.Tensor:
-        """[rows, ...], with a head axis after the rows where the site has one."""
+        """[rows, ...], with a head axis after the rows where the site has one; heads ascend. attn_scores
+        and pattern are [rows, heads, keys] with a key for each token of the input, for a generated
+        position one for each token up to it. Keys that a row does not see have the score -infinity and
+        the weight 0.
+        """
 
     def __init__(
         self,
@@ -282,7 +299,7 @@ class AttentionRequest(google.protobuf.message.Message):
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     top_k: builtins.int
-    """Only the keys with the largest weights. 0: all."""
+    """Only the keys with the largest weights, at most one for each token. 0: all."""
     average_heads: builtins.bool
     """The mean over the chosen heads instead of each."""
     rollout: builtins.bool
@@ -301,7 +318,7 @@ class AttentionRequest(google.protobuf.message.Message):
 
     @property
     def heads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Heads from 0. Empty: all."""
+        """Query heads from 0. Empty: all."""
 
     @property
     def queries(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -368,7 +385,7 @@ Global___AttentionResponse: typing_extensions.TypeAlias = AttentionResponse
 
 @typing.final
 class AttentionChunk(google.protobuf.message.Message):
-    """Weights of one layer. Every row sums to 1 over all keys."""
+    """Weights of one layer, heads and queries ascending. Every row sums to 1 over all keys."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -389,7 +406,9 @@ class AttentionChunk(google.protobuf.message.Message):
 
     @property
     def weights(self) -> headstream.v1.tensor_pb2.Tensor:
-        """[heads, queries, keys], or [heads, queries, top_k]."""
+        """[heads, queries, keys] with a key for each token of the input, or [heads, queries, top_k],
+        largest first. Heads are 1 where they are averaged.
+        """
 
     @property
     def keys(self) -> headstream.v1.tensor_pb2.Tensor:
@@ -432,7 +451,7 @@ class LogitLensRequest(google.protobuf.message.Message):
 
     @property
     def layers(self) -> headstream.v1.types_pb2.LayerSelection:
-        """Layers wanted, numbered as in LayerSelection. Empty: 0 to L."""
+        """Layers wanted, numbered as in LayerSelection; -1 is the same as L here. Empty: 0 to L."""
 
     @property
     def positions(self) -> Global___PositionRange:
@@ -440,7 +459,7 @@ class LogitLensRequest(google.protobuf.message.Message):
 
     @property
     def logits(self) -> headstream.v1.logits_service_pb2.LogitsOptions:
-        """Logits of each row."""
+        """Logits of each row. Default mode: TOP_K."""
 
     @property
     def interventions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Intervention]:

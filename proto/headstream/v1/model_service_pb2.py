@@ -27,7 +27,7 @@ from headstream.v1 import tensor_pb2 as headstream_dot_v1_dot_tensor__pb2
 from headstream.v1 import types_pb2 as headstream_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headstream/v1/model_service.proto\x12\rheadstream.v1\x1a&headstream/v1/embeddings_service.proto\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.headstream.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Model\"\xbc\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.headstream.v1.ModelState\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12(\n\x05sizes\x18\x06 \x01(\x0b\x32\x19.headstream.v1.ModelSizes\x12%\n\x06limits\x18\x07 \x01(\x0b\x32\x15.headstream.v1.Limits\x12/\n\x0c\x63\x61pabilities\x18\x08 \x03(\x0b\x32\x19.headstream.v1.Capability\x12\x15\n\reos_token_ids\x18\t \x03(\r\x12\x33\n\tembedding\x18\n \x01(\x0b\x32 .headstream.v1.EmbeddingDefaults\x12\x15\n\rbidirectional\x18\x0b \x01(\x08\x12:\n\x11\x65mbedding_choices\x18\x0c \x01(\x0b\x32\x1f.headstream.v1.EmbeddingChoices\"}\n\x10\x45mbeddingChoices\x12(\n\x08poolings\x18\x01 \x03(\x0e\x32\x16.headstream.v1.Pooling\x12\'\n\x06\x64types\x18\x02 \x03(\x0e\x32\x17.headstream.v1.DataType\x12\x16\n\x0emax_dimensions\x18\x03 \x01(\r\"\x8e\x02\n\x11\x45mbeddingDefaults\x12\'\n\x07pooling\x18\x01 \x01(\x0e\x32\x16.headstream.v1.Pooling\x12\x1b\n\x13pool_special_tokens\x18\x02 \x01(\x08\x12\x13\n\x0bpool_prompt\x18\x03 \x01(\x08\x12\x11\n\tnormalize\x18\x04 \x01(\x08\x12>\n\x07prompts\x18\x05 \x03(\x0b\x32-.headstream.v1.EmbeddingDefaults.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x06 \x01(\t\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\nModelSizes\x12\x0e\n\x06layers\x18\x01 \x01(\r\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\r\n\x05heads\x18\x03 \x01(\r\x12\x10\n\x08kv_heads\x18\x04 \x01(\r\x12\x17\n\x0fhead_dimensions\x18\x05 \x01(\r\x12\x12\n\nvocabulary\x18\x06 \x01(\r\x12\x12\n\nparameters\x18\x07 \x01(\x04\"\x88\x03\n\x06Limits\x12\x18\n\x10max_model_tokens\x18\x01 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\r\x12\x12\n\nmax_inputs\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\tmax_top_k\x18\x05 \x01(\r\x12\x17\n\x0fmax_reply_bytes\x18\x06 \x01(\x04\x12\x1b\n\x13max_queued_requests\x18\x07 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x08 \x01(\r\x12\x14\n\x0cmax_branches\x18\t \x01(\r\x12\x1a\n\x12max_session_tokens\x18\n \x01(\r\x12\x1e\n\x16max_all_session_tokens\x18\x0b \x01(\r\x12\x1c\n\x14session_idle_seconds\x18\x0c \x01(\x01\x12\x17\n\x0fsession_seconds\x18\r \x01(\x01\x12\x19\n\x11max_continuations\x18\x0e \x01(\r\x12\x18\n\x10max_stream_items\x18\x0f \x01(\r\",\n\nCapability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06served\x18\x02 \x01(\x08*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .headstream.v1.ListModelsRequest\x1a!.headstream.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.headstream.v1.GetModelRequest\x1a\x1f.headstream.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headstream/v1/model_service.proto\x12\rheadstream.v1\x1a&headstream/v1/embeddings_service.proto\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.headstream.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"7\n\x10GetModelResponse\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Model\"\xe5\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x05state\x18\x02 \x01(\x0e\x32\x19.headstream.v1.ModelState\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x0e\n\x06\x66\x61mily\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12(\n\x05sizes\x18\x06 \x01(\x0b\x32\x19.headstream.v1.ModelSizes\x12%\n\x06limits\x18\x07 \x01(\x0b\x32\x15.headstream.v1.Limits\x12/\n\x0c\x63\x61pabilities\x18\x08 \x03(\x0b\x32\x19.headstream.v1.Capability\x12\x15\n\reos_token_ids\x18\t \x03(\r\x12\x33\n\tembedding\x18\n \x01(\x0b\x32 .headstream.v1.EmbeddingDefaults\x12\x15\n\rbidirectional\x18\x0b \x01(\x08\x12:\n\x11\x65mbedding_choices\x18\x0c \x01(\x0b\x32\x1f.headstream.v1.EmbeddingChoices\x12\'\n\x05sites\x18\r \x03(\x0b\x32\x18.headstream.v1.ModelSite\"^\n\tModelSite\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tper_layer\x18\x02 \x01(\x08\x12\r\n\x05heads\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\x12\n\nchangeable\x18\x05 \x01(\x08\"}\n\x10\x45mbeddingChoices\x12(\n\x08poolings\x18\x01 \x03(\x0e\x32\x16.headstream.v1.Pooling\x12\'\n\x06\x64types\x18\x02 \x03(\x0e\x32\x17.headstream.v1.DataType\x12\x16\n\x0emax_dimensions\x18\x03 \x01(\r\"\x8e\x02\n\x11\x45mbeddingDefaults\x12\'\n\x07pooling\x18\x01 \x01(\x0e\x32\x16.headstream.v1.Pooling\x12\x1b\n\x13pool_special_tokens\x18\x02 \x01(\x08\x12\x13\n\x0bpool_prompt\x18\x03 \x01(\x08\x12\x11\n\tnormalize\x18\x04 \x01(\x08\x12>\n\x07prompts\x18\x05 \x03(\x0b\x32-.headstream.v1.EmbeddingDefaults.PromptsEntry\x12\x1b\n\x13\x64\x65\x66\x61ult_prompt_name\x18\x06 \x01(\t\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\nModelSizes\x12\x0e\n\x06layers\x18\x01 \x01(\r\x12\x12\n\ndimensions\x18\x02 \x01(\r\x12\r\n\x05heads\x18\x03 \x01(\r\x12\x10\n\x08kv_heads\x18\x04 \x01(\r\x12\x17\n\x0fhead_dimensions\x18\x05 \x01(\r\x12\x12\n\nvocabulary\x18\x06 \x01(\r\x12\x12\n\nparameters\x18\x07 \x01(\x04\"\x84\x04\n\x06Limits\x12\x18\n\x10max_model_tokens\x18\x01 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\r\x12\x12\n\nmax_inputs\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\tmax_top_k\x18\x05 \x01(\r\x12\x17\n\x0fmax_reply_bytes\x18\x06 \x01(\x04\x12\x1b\n\x13max_queued_requests\x18\x07 \x01(\r\x12\x19\n\x11max_queued_tokens\x18\x08 \x01(\r\x12\x14\n\x0cmax_branches\x18\t \x01(\r\x12\x1a\n\x12max_session_tokens\x18\n \x01(\r\x12\x1e\n\x16max_all_session_tokens\x18\x0b \x01(\r\x12\x1c\n\x14session_idle_seconds\x18\x0c \x01(\x01\x12\x17\n\x0fsession_seconds\x18\r \x01(\x01\x12\x19\n\x11max_continuations\x18\x0e \x01(\r\x12\x18\n\x10max_stream_items\x18\x0f \x01(\r\x12\x19\n\x11max_interventions\x18\x10 \x01(\r\x12\x1e\n\x16max_intervention_value\x18\x11 \x01(\x01\x12\x1f\n\x17max_intervention_factor\x18\x12 \x01(\x01\x12\x1e\n\x16max_intervention_bytes\x18\x13 \x01(\x04\",\n\nCapability\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06served\x18\x02 \x01(\x08*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\xae\x01\n\x0cModelService\x12Q\n\nListModels\x12 .headstream.v1.ListModelsRequest\x1a!.headstream.v1.ListModelsResponse\x12K\n\x08GetModel\x12\x1e.headstream.v1.GetModelRequest\x1a\x1f.headstream.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._loaded_options = None
   _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1756
-  _globals['_MODELSTATE']._serialized_end=1871
+  _globals['_MODELSTATE']._serialized_start=2017
+  _globals['_MODELSTATE']._serialized_end=2132
   _globals['_LISTMODELSREQUEST']._serialized_start=147
   _globals['_LISTMODELSREQUEST']._serialized_end=166
   _globals['_LISTMODELSRESPONSE']._serialized_start=168
@@ -47,19 +47,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=262
   _globals['_GETMODELRESPONSE']._serialized_end=317
   _globals['_MODEL']._serialized_start=320
-  _globals['_MODEL']._serialized_end=764
-  _globals['_EMBEDDINGCHOICES']._serialized_start=766
-  _globals['_EMBEDDINGCHOICES']._serialized_end=891
-  _globals['_EMBEDDINGDEFAULTS']._serialized_start=894
-  _globals['_EMBEDDINGDEFAULTS']._serialized_end=1164
-  _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._serialized_start=1118
-  _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._serialized_end=1164
-  _globals['_MODELSIZES']._serialized_start=1167
-  _globals['_MODELSIZES']._serialized_end=1313
-  _globals['_LIMITS']._serialized_start=1316
-  _globals['_LIMITS']._serialized_end=1708
-  _globals['_CAPABILITY']._serialized_start=1710
-  _globals['_CAPABILITY']._serialized_end=1754
-  _globals['_MODELSERVICE']._serialized_start=1874
-  _globals['_MODELSERVICE']._serialized_end=2048
+  _globals['_MODEL']._serialized_end=805
+  _globals['_MODELSITE']._serialized_start=807
+  _globals['_MODELSITE']._serialized_end=901
+  _globals['_EMBEDDINGCHOICES']._serialized_start=903
+  _globals['_EMBEDDINGCHOICES']._serialized_end=1028
+  _globals['_EMBEDDINGDEFAULTS']._serialized_start=1031
+  _globals['_EMBEDDINGDEFAULTS']._serialized_end=1301
+  _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._serialized_start=1255
+  _globals['_EMBEDDINGDEFAULTS_PROMPTSENTRY']._serialized_end=1301
+  _globals['_MODELSIZES']._serialized_start=1304
+  _globals['_MODELSIZES']._serialized_end=1450
+  _globals['_LIMITS']._serialized_start=1453
+  _globals['_LIMITS']._serialized_end=1969
+  _globals['_CAPABILITY']._serialized_start=1971
+  _globals['_CAPABILITY']._serialized_end=2015
+  _globals['_MODELSERVICE']._serialized_start=2135
+  _globals['_MODELSERVICE']._serialized_end=2309
 # @@protoc_insertion_point(module_scope)

@@ -139,6 +139,7 @@ class Model(google.protobuf.message.Message):
     EMBEDDING_FIELD_NUMBER: builtins.int
     BIDIRECTIONAL_FIELD_NUMBER: builtins.int
     EMBEDDING_CHOICES_FIELD_NUMBER: builtins.int
+    SITES_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name to use in requests."""
     state: Global___ModelState.ValueType
@@ -177,6 +178,10 @@ class Model(google.protobuf.message.Message):
     def embedding_choices(self) -> Global___EmbeddingChoices:
         """What vectors Embed can make."""
 
+    @property
+    def sites(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelSite]:
+        """The places inside it that can be read, and changed. Empty: none on this server."""
+
     def __init__(
         self,
         *,
@@ -192,11 +197,48 @@ class Model(google.protobuf.message.Message):
         embedding: Global___EmbeddingDefaults | None = ...,
         bidirectional: builtins.bool = ...,
         embedding_choices: Global___EmbeddingChoices | None = ...,
+        sites: collections.abc.Iterable[Global___ModelSite] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["embedding", b"embedding", "embedding_choices", b"embedding_choices", "fingerprint", b"fingerprint", "limits", b"limits", "sizes", b"sizes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "bidirectional", b"bidirectional", "capabilities", b"capabilities", "embedding", b"embedding", "embedding_choices", b"embedding_choices", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sizes", b"sizes", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "bidirectional", b"bidirectional", "capabilities", b"capabilities", "embedding", b"embedding", "embedding_choices", b"embedding_choices", "eos_token_ids", b"eos_token_ids", "family", b"family", "fingerprint", b"fingerprint", "limits", b"limits", "name", b"name", "sites", b"sites", "sizes", b"sizes", "state", b"state"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class ModelSite(google.protobuf.message.Message):
+    """A place inside a model; see `Site`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PER_LAYER_FIELD_NUMBER: builtins.int
+    HEADS_FIELD_NUMBER: builtins.int
+    WIDTH_FIELD_NUMBER: builtins.int
+    CHANGEABLE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """TransformerLens name."""
+    per_layer: builtins.bool
+    """There is one in each layer, 1 to L; otherwise one in the model, whose layer is 0 in front of the
+    layers and L behind them.
+    """
+    heads: builtins.int
+    """Its heads. 0: it has none."""
+    width: builtins.int
+    """Values of a row, or of a head of a row. 0: one for each token that the row can look at."""
+    changeable: builtins.bool
+    """Interventions can change it."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        per_layer: builtins.bool = ...,
+        heads: builtins.int = ...,
+        width: builtins.int = ...,
+        changeable: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changeable", b"changeable", "heads", b"heads", "name", b"name", "per_layer", b"per_layer", "width", b"width"]) -> None: ...
+
+Global___ModelSite: typing_extensions.TypeAlias = ModelSite
 
 @typing.final
 class EmbeddingChoices(google.protobuf.message.Message):
@@ -347,6 +389,10 @@ class Limits(google.protobuf.message.Message):
     SESSION_SECONDS_FIELD_NUMBER: builtins.int
     MAX_CONTINUATIONS_FIELD_NUMBER: builtins.int
     MAX_STREAM_ITEMS_FIELD_NUMBER: builtins.int
+    MAX_INTERVENTIONS_FIELD_NUMBER: builtins.int
+    MAX_INTERVENTION_VALUE_FIELD_NUMBER: builtins.int
+    MAX_INTERVENTION_FACTOR_FIELD_NUMBER: builtins.int
+    MAX_INTERVENTION_BYTES_FIELD_NUMBER: builtins.int
     max_model_tokens: builtins.int
     """Tokens of a sequence, generated ones included."""
     max_text_bytes: builtins.int
@@ -377,6 +423,14 @@ class Limits(google.protobuf.message.Message):
     """Continuations of one Generate request."""
     max_stream_items: builtins.int
     """Items of one EmbedStream call that the server works on at once; it reads no further meanwhile."""
+    max_interventions: builtins.int
+    """Interventions of one request."""
+    max_intervention_value: builtins.float
+    """Largest absolute value that is added or patched in at a place."""
+    max_intervention_factor: builtins.float
+    """Largest absolute factor."""
+    max_intervention_bytes: builtins.int
+    """Bytes of the vectors and patched values of one request, in float32."""
     def __init__(
         self,
         *,
@@ -395,8 +449,12 @@ class Limits(google.protobuf.message.Message):
         session_seconds: builtins.float = ...,
         max_continuations: builtins.int = ...,
         max_stream_items: builtins.int = ...,
+        max_interventions: builtins.int = ...,
+        max_intervention_value: builtins.float = ...,
+        max_intervention_factor: builtins.float = ...,
+        max_intervention_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_intervention_bytes", b"max_intervention_bytes", "max_intervention_factor", b"max_intervention_factor", "max_intervention_value", b"max_intervention_value", "max_interventions", b"max_interventions", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

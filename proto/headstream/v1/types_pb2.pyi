@@ -315,7 +315,10 @@ Global___LayerSelection: typing_extensions.TypeAlias = LayerSelection
 
 @typing.final
 class Intervention(google.protobuf.message.Message):
-    """A change made to the running model for one request: data, never code."""
+    """A change made to the running model for one request: data, never code. Several are made in the
+    order given. `Model.sites` says where; `Model.limits` how many and how large. The requests beside
+    it do not notice.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -330,14 +333,17 @@ class Intervention(google.protobuf.message.Message):
     site: builtins.str
     """Name of the place, in TransformerLens terms, such as `resid_post`, `z`, `mlp_out`."""
     position_start: builtins.int
-    """Half-open range of positions [start, end) it acts on. Unset `end`: every later position."""
+    """Half-open range of positions [start, end) it acts on. Unset `end`: every later position,
+    generated ones too; of a patch, the end of the other input. Those that the input does not have
+    are left out.
+    """
     position_end: builtins.int
     """End of the range."""
     scale: builtins.float
     """Multiply by this number; zero removes the head or layer."""
     @property
     def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """The layers it acts on, 1 to L."""
+        """The layers it acts on, 1 to L, at least one. `embed` is in none."""
 
     @property
     def heads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -349,7 +355,9 @@ class Intervention(google.protobuf.message.Message):
 
     @property
     def patch_from(self) -> Global___Input:
-        """Put in the values that the same site had when this other input ran."""
+        """Put in the values that the same site had, at the same positions, when this other input ran,
+        without any change. Its tokens count as read.
+        """
 
     def __init__(
         self,
@@ -381,7 +389,9 @@ class AddVector(google.protobuf.message.Message):
     VECTOR_FIELD_NUMBER: builtins.int
     FACTOR_FIELD_NUMBER: builtins.int
     vector: builtins.bytes
-    """Little-endian float32 values, one per dimension of the site."""
+    """Little-endian float32 values, one per dimension of the site; where it has heads, of a head: each
+    chosen one gets it.
+    """
     factor: builtins.float
     """Factor on the vector. Default 1."""
     def __init__(

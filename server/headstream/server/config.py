@@ -21,6 +21,7 @@ MIB = 1 << 20
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Magnitude = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -122,6 +123,17 @@ class Settings(BaseSettings):
     Default: a quarter of the key/value memory, at least the longest sequence."""
     max_all_session_tokens: Count | None = None
     """The same, of all sessions of a model. Default: half of the key/value memory."""
+
+    internals: bool = True
+    """Serve Trace, Attention and LogitLens, and make the interventions that requests bring."""
+    max_interventions: Count = 64
+    """Interventions of one request."""
+    max_intervention_value: Magnitude = 100_000.0
+    """Largest absolute value that an intervention adds or patches in."""
+    max_intervention_factor: Magnitude = 100.0
+    """Largest absolute factor of an intervention."""
+    max_intervention_bytes: Count = 4 * MIB
+    """Bytes of the vectors and patched values of one request, in float32."""
 
     # --- Time ---
     unary_deadline: Seconds = 60.0

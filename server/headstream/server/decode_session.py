@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 
+from headstream.model.outputs import Outputs
+from headstream.model.sites import Edit
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.branch import Branch
@@ -61,12 +63,18 @@ class DecodeSession:
     """
 
     def __init__(
-        self, model: LoadedModel, metrics: Metrics, opened: OpenCall, ticket: Ticket
+        self,
+        model: LoadedModel,
+        metrics: Metrics,
+        opened: OpenCall,
+        ticket: Ticket,
+        edits: tuple[Edit, ...],
     ) -> None:
         self._model = model
         self._metrics = metrics
         self._opened = opened
         self._ticket = ticket
+        self._edits = edits
         self._call = current_call()
         self._tokens = SessionTokens(model.sessions, model.limits.max_session_tokens)
         self._numbers = itertools.count()
@@ -110,7 +118,7 @@ class DecodeSession:
         self._count_input(len(prompt))
         branch = self._branches[number] = _Branch(number)
         engine = self._model.handle.open_branch(
-            prompt, max_tokens=opened.max_tokens, logits=opened.logits
+            prompt, opened.max_tokens, Outputs(logits=opened.logits), self._edits
         )
         self._hold(branch, engine)
         move = pb.DecodeRequest(id=opened.move_id, open=pb.DecodeOpen())

@@ -96,9 +96,9 @@ class EmbedStream:
     def _check(self, request: pb.EmbedStreamRequest, *, is_first: bool) -> None:
         if request.HasField("item"):
             raise InvalidRequest("item", "is not taken; send items")
-        if not is_first and (request.model or request.HasField("options")):
-            field = "model" if request.model else "options"
-            raise InvalidRequest(field, "belongs in the first message")
+        for name in ("model", "options", "interventions"):
+            if not is_first and any(field.name == name for field, _ in request.ListFields()):
+                raise InvalidRequest(name, "belongs in the first message")
         check_count("items", request.items, 0, MAX_ITEMS)
 
     async def _next_request(

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from headstream.model.outputs import Outputs, PoolSpec
+from headstream.model.sites import Edit
 from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.stream import WireTensor
@@ -19,6 +20,7 @@ from headstream.server.errors import (
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText
+from headstream.server.patches import make_edits
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.status import public_message
 from headstream.server.together import gather
@@ -31,6 +33,7 @@ from headstream.server.wire.inputs import (
     cut_tokens,
     parse_input,
 )
+from headstream.server.wire.interventions import Change
 from headstream.server.wire.spans import parse_spans, pool_positions
 from headstream.server.wire.tensors import SCALE_BYTES
 from headstream.server.wire.vectors import finish_vectors
@@ -50,10 +53,18 @@ class _Item:
 class Embedder:
     """Makes the vectors of one call."""
 
-    def __init__(self, model: LoadedModel, metrics: Metrics, options: VectorOptions) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        metrics: Metrics,
+        options: VectorOptions,
+        changes: Sequence[Change],
+    ) -> None:
         self._model = model
         self._metrics = metrics
         self._options = options
+        self._changes = changes
+        self._edits: tuple[Edit, ...] = ()
 
     async def embed(self, inputs: Sequence[pb.EmbedInput]) -> list[pb.EmbedResult]:
         """One result per input, in their order."""
@@ -69,10 +80,15 @@ class Embedder:
             self._model.queue.charge(
                 [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
             )
+            await self.prepare()
             vectors = iter(await gather([self._run(ticket, item) for ticket, item in good]))
             return [
                 next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
             ]
+
+    async def prepare(self) -> None:
+        """Before the first text runs: what changes to the model take from other inputs."""
+        self._edits = await make_edits(self._model, self._metrics, self._changes)
 
     async def answer(self, field: str, message: pb.EmbedInput) -> pb.EmbedResult:
         """The result of one item of many, which waits for its place in the queue.
@@ -133,7 +149,12 @@ class Embedder:
         pool = PoolSpec(layer=options.layer, kind=options.pooling.kind, spans=item.positions)
         pooled: WireTensor | None = None
         events = run_sequence(
-            self._model, self._metrics, ticket, item.tokens.ids, outputs=Outputs(pool=pool)
+            self._model,
+            self._metrics,
+            ticket,
+            item.tokens.ids,
+            outputs=Outputs(pool=pool),
+            edits=self._edits,
         )
         async with aclosing(events):
             async for event in events:

@@ -37,6 +37,11 @@ class Limits:
     max_all_session_tokens: int
     session_idle_seconds: float
     session_seconds: float
+    internals: bool  # the inside of the model may be looked at and changed
+    max_interventions: int
+    max_intervention_value: float
+    max_intervention_factor: float
+    max_intervention_bytes: int
 
 
 def resolve_limits(settings: Settings, ready: Ready) -> Limits:
@@ -67,4 +72,9 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         max_all_session_tokens=all_sessions,
         session_idle_seconds=settings.session_idle,
         session_seconds=settings.session_deadline,
+        internals=settings.internals,
+        max_interventions=settings.max_interventions if settings.internals else 0,
+        max_intervention_value=settings.max_intervention_value,
+        max_intervention_factor=settings.max_intervention_factor,
+        max_intervention_bytes=settings.max_intervention_bytes,
     )

@@ -50,7 +50,7 @@ class _Entry:
     servicer: Any
 
 
-def _entries() -> tuple[_Entry, ...]:
+def _entries(*, internals: bool = True) -> tuple[_Entry, ...]:
     return (
         _Entry(logits_service_pb2.DESCRIPTOR.services_by_name["LogitsService"], LogitsService),
         _Entry(
@@ -59,7 +59,7 @@ def _entries() -> tuple[_Entry, ...]:
         ),
         _Entry(
             internals_service_pb2.DESCRIPTOR.services_by_name["InternalsService"],
-            InternalsService,
+            InternalsService if internals else internals_service_pb2_grpc.InternalsServiceServicer,
         ),
         _Entry(
             tokenizer_service_pb2.DESCRIPTOR.services_by_name["TokenizerService"],
@@ -74,11 +74,14 @@ def service_names() -> tuple[str, ...]:
     return tuple(entry.descriptor.full_name for entry in _entries())
 
 
-def capabilities() -> tuple[tuple[str, bool], ...]:
-    """Every method of the contract, and whether a class here fills it in."""
+def capabilities(*, internals: bool) -> tuple[tuple[str, bool], ...]:
+    """Every method of the contract, and whether a class here fills it in.
+
+    ``internals``: whether the inside of the models may be looked at.
+    """
     return tuple(
         (f"{entry.descriptor.full_name}/{method.name}", _is_served(entry.servicer, method.name))
-        for entry in _entries()
+        for entry in _entries(internals=internals)
         for method in entry.descriptor.methods
     )
 
@@ -100,18 +103,21 @@ def make_server(
     logits: Any = LogitsService
     embeddings: Any = EmbeddingsService
     internals: Any = InternalsService
+    closed: Any = internals_service_pb2_grpc.InternalsServiceServicer  # all is UNIMPLEMENTED
     logits_service_pb2_grpc.add_LogitsServiceServicer_to_server(
         logits(models, metrics, settings.session_idle), server
     )
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
         embeddings(models, metrics, settings.session_idle), server
     )
-    internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(internals(), server)
+    internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(
+        internals(models, metrics) if settings.internals else closed(), server
+    )
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerService(models), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-        ModelService(models, capabilities()), server
+        ModelService(models, capabilities(internals=settings.internals)), server
     )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if settings.reflection:

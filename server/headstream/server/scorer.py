@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headstream.model.outputs import Outputs, ScoreSpec
+from headstream.model.sites import Edit
 from headstream.server.admission import Ticket
 from headstream.server.call import Call, current_call
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
+from headstream.server.patches import make_edits
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.together import gather, merge
 from headstream.server.wire.budget import check_budget
+from headstream.server.wire.interventions import Change, shift_edits
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.score import (
     ScoreCall,
@@ -46,10 +49,18 @@ class _Text:
 class Scorer:
     """Answers one request."""
 
-    def __init__(self, model: LoadedModel, metrics: Metrics, parsed: ScoreCall) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        metrics: Metrics,
+        parsed: ScoreCall,
+        changes: Sequence[Change],
+    ) -> None:
         self._model = model
         self._metrics = metrics
         self._parsed = parsed
+        self._changes = changes
+        self._edits: tuple[Edit, ...] = ()
         self._call: Call = current_call()
 
     async def replies(self) -> AsyncGenerator[pb.ScoreResponse]:
@@ -60,6 +71,7 @@ class Scorer:
             num_bytes = parsed.tensor_bytes((len(text.ids) for text in texts), model.limits)
             check_budget(num_bytes, model.limits, parsed.max_reply_bytes)
             model.queue.charge(tickets, [text.num_read for text in texts])
+            self._edits = await make_edits(model, self._metrics, self._changes)
             runs = [self._run(*each) for each in zip(tickets, texts, strict=True)]
             async with aclosing(merge(runs)) as merged:
                 yield self._start(texts, num_bytes)
@@ -98,6 +110,7 @@ class Scorer:
                 ticket,
                 text.ids[window.begin : window.end],
                 outputs=Outputs(score=spec),
+                edits=shift_edits(self._edits, window.begin),
             )
             async with aclosing(events):
                 async for event in events:

@@ -127,7 +127,7 @@ class _TokenWatch:
         if self._queued:
             self._queued = False
             metrics.queue_seconds.labels(model).observe(event.queue_ns / 1e9)
-        outputs = (event.token, event.rows or None, event.vectors, event.scores)
+        outputs = (event.token, event.rows or None, event.vectors, event.scores, event.seen)
         if any(output is not None for output in outputs):
             call.note_output()
         if event.token is None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import front_values
-from headstream.server.errors import InvalidRequest, NotServed, ReplyTooLarge
+from headstream.server.errors import InvalidRequest, ReplyTooLarge
 from headstream.server.wire.generate import parse_generate
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import types_pb2
@@ -29,11 +29,6 @@ def sampling(**fields: Any) -> Any:
 def test_a_prompt_must_be_there() -> None:
     with pytest.raises(InvalidRequest, match="prompt: set text, token_ids or chat"):
         parse_generate(pb.GenerateRequest(), LIMITS)
-
-
-def test_what_is_not_served_says_so() -> None:
-    with pytest.raises(NotServed, match="interventions"):
-        generate(interventions=[types_pb2.Intervention(site="z")])
 
 
 def test_each_continuation_has_a_seed_with_which_it_comes_alone() -> None:

@@ -11,7 +11,7 @@ import pytest
 import front_values
 from front_values import float_tensor
 from headstream.server.engine.stream import ScoresEvent, WireTensor
-from headstream.server.errors import InvalidRequest, NotServed
+from headstream.server.errors import InvalidRequest
 from headstream.server.wire.score import (
     Window,
     cut_windows,
@@ -57,11 +57,6 @@ def test_edges(field: str, fine: dict[str, Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(**wrong)
     assert caught.value.field == field
-
-
-def test_interventions_are_not_served() -> None:
-    with pytest.raises(NotServed):
-        parse(interventions=[types_pb2.Intervention()])
 
 
 def test_bytes_are_those_of_all_scored_positions() -> None:

@@ -16,6 +16,7 @@ from headstream.model.loading.load import load_model
 from headstream.model.loading.sentence_transformer import read_sentence_transformer
 from headstream.model.loading.source import resolve
 from headstream.model.runner import Runner, make_runner
+from headstream.model.sites import site_names
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.invariance import is_batch_invariant
@@ -83,6 +84,8 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         n_heads=sizes.n_heads,
         n_kv_heads=sizes.n_kv_heads,
         d_head=sizes.d_head,
+        d_mlp=sizes.d_mlp,
+        sites=site_names(learned_positions=not sizes.rope),
         d_vocab=sizes.d_vocab,
         causal=sizes.causal,
         unembeds=sizes.unembeds,

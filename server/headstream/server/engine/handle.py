@@ -16,7 +16,8 @@ import structlog
 import zmq
 import zmq.asyncio
 
-from headstream.model.outputs import LogitsSpec, Outputs, WireDtype
+from headstream.model.outputs import Outputs, WireDtype
+from headstream.model.sites import Edit
 from headstream.server.engine.branch import Branch
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.events import to_event, to_tensor
@@ -141,7 +142,7 @@ class EngineHandle:
         return [stream, *(other for _, other in others)]
 
     def open_branch(
-        self, token_ids: Sequence[int], *, max_tokens: int, logits: LogitsSpec
+        self, token_ids: Sequence[int], max_tokens: int, outputs: Outputs, edits: tuple[Edit, ...]
     ) -> Branch:
         """Begin a decoding session; its first branch.
 
@@ -154,8 +155,9 @@ class EngineHandle:
                 id=sequence_id,
                 token_ids=tuple(token_ids),
                 max_new_tokens=max_tokens - len(token_ids),
-                outputs=Outputs(logits=logits),
+                outputs=outputs,
                 branch=True,
+                edits=edits,
             )
         )
         return Branch(sequence_id, stream, self._send, self._fork)

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams, WireDtype
-from headstream.model.sites import Edit
+from headstream.model.sites import Edit, SiteName
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.look import Look, Seen
 
@@ -228,7 +228,9 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     n_heads: int
     n_kv_heads: int
     d_head: int
+    d_mlp: int
     d_vocab: int
+    sites: tuple[SiteName, ...]  # that can be read
     causal: bool  # otherwise rows see what is behind them too: an encoder
     unembeds: bool  # otherwise it gives vectors, and no logits
     embedding: EmbeddingDefaults

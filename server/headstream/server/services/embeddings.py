@@ -13,11 +13,13 @@ from headstream.server.embedder import Embedder
 from headstream.server.first_request import first_request
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models
+from headstream.server.patches import make_edits
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget, check_message
 from headstream.server.wire.embed import parse_options
-from headstream.server.wire.fields import check_count, refuse_interventions
+from headstream.server.wire.fields import check_count
 from headstream.server.wire.inputs import TextInput, check_length, parse_input
+from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.layers import FINAL, resolve_layers
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
@@ -42,12 +44,13 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
     ) -> pb.EmbedResponse:
         """One vector per text, or per span of it; all texts at once."""
         model = self._models.get(request.model)
-        refuse_interventions(request.interventions)
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
         check_count("inputs", request.inputs, 1, model.limits.max_inputs)
         options = parse_options("options", request.options, model.limits, model.ready.embedding)
         num_vectors = sum(max(1, len(item.spans)) for item in request.inputs)
         check_message(num_vectors * options.vector_bytes, model.limits, "the vectors of the reply")
-        results = await Embedder(model, self._metrics, options).embed(request.inputs)
+        embedder = Embedder(model, self._metrics, options, changes)
+        results = await embedder.embed(request.inputs)
         call = current_call()
         return pb.EmbedResponse(
             results=results,
@@ -64,7 +67,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         """The token table, then the rows of each layer as the prompt is read, then an end."""
         model = self._models.get(request.model)
         limits = model.limits
-        refuse_interventions(request.interventions)
+        changes = parse_interventions(request.interventions, model.ready, limits)
         layers = resolve_layers("layers.layers", request.layers.layers or [FINAL], limits.n_layers)
         dtype = parse_float_dtype("dtype", request.dtype)
         parsed = parse_input("input", request.input, limits)
@@ -75,12 +78,14 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
             num_bytes = len(tokens) * len(layers) * limits.d_model * ITEM_BYTES[dtype]
             check_budget(num_bytes, limits, asked)
             model.queue.charge(tickets, [len(tokens)])
+            edits = await make_edits(model, self._metrics, changes)
             events = run_sequence(
                 model,
                 self._metrics,
                 tickets[0],
                 tokens.ids,
                 outputs=Outputs(rows=RowsSpec(prompt_layers=layers, dtype=dtype)),
+                edits=edits,
             )
             call = current_call()
             async with aclosing(events):
@@ -118,7 +123,9 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
             return
         model = self._models.get(first.model)
         options = parse_options("options", first.options, model.limits, model.ready.embedding)
-        embedder = Embedder(model, self._metrics, options)
+        changes = parse_interventions(first.interventions, model.ready, model.limits)
+        embedder = Embedder(model, self._metrics, options, changes)
+        await embedder.prepare()
         stream = EmbedStream(model, self._metrics, embedder, self._session_idle)
         async with aclosing(stream.replies(first, request_iterator)) as replies:
             async for reply in replies:

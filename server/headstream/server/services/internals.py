@@ -1,9 +1,104 @@
-"""InternalsService: part of the contract, not served here yet; GetModel says so."""
+"""InternalsService: what happens inside the model while it reads a text."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from headstream.server.call import current_call
+from headstream.server.context import Context
+from headstream.server.engine.stream import Event, SeenEvent
+from headstream.server.look_run import run_look
+from headstream.server.metrics import Metrics
+from headstream.server.models import Models
+from headstream.server.wire.attention import parse_attention, pattern_events
+from headstream.server.wire.interventions import parse_interventions
+from headstream.server.wire.lens import lens_events, parse_lens
+from headstream.server.wire.trace import parse_trace, site_events
+from headstream.v1 import internals_service_pb2 as pb
 from headstream.v1 import internals_service_pb2_grpc
+
+_NOTHING = SeenEvent()
 
 
 class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
-    """Every method is the generated one, which the interceptor answers with UNIMPLEMENTED."""
+    """Values of named places, attention weights, and what each layer would predict."""
+
+    def __init__(self, models: Models, metrics: Metrics) -> None:
+        self._models = models
+        self._metrics = metrics
+
+    async def Trace(  # noqa: N802 - named by the contract
+        self,
+        request: pb.TraceRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.TraceResponse]:
+        """The token table, then the values as they are computed, then an end."""
+        model = self._models.get(request.model)
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
+        asked = parse_trace(request, model.ready, model.limits)
+        num_tokens = 0
+        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
+            async for event in events:
+                if isinstance(event, pb.TraceStart):
+                    num_tokens = len(event.tokens.ids)
+                    yield pb.TraceResponse(start=event)
+                elif isinstance(event, Event):
+                    for reply in site_events(_seen(event).sites, num_tokens):
+                        self._count(model.name, "sites", len(reply.chunk.values.data))
+                        yield reply
+                    if event.token is not None:
+                        yield pb.TraceResponse(generated_token_id=event.token.token_id)
+                else:
+                    yield pb.TraceResponse(end=event)
+
+    async def Attention(  # noqa: N802 - named by the contract
+        self,
+        request: pb.AttentionRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.AttentionResponse]:
+        """The token table, then the weights as they are computed, then an end."""
+        model = self._models.get(request.model)
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
+        asked = parse_attention(request, model.ready, model.limits)
+        num_tokens = 0
+        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
+            async for event in events:
+                if isinstance(event, pb.TraceStart):
+                    num_tokens = len(event.tokens.ids)
+                    yield pb.AttentionResponse(start=event)
+                elif isinstance(event, Event):
+                    for reply in pattern_events(_seen(event).patterns, asked.heads, num_tokens):
+                        num_bytes = len(reply.chunk.weights.data) + len(reply.chunk.keys.data)
+                        self._count(model.name, "patterns", num_bytes)
+                        yield reply
+                else:
+                    yield pb.AttentionResponse(end=event)
+
+    async def LogitLens(  # noqa: N802 - named by the contract
+        self,
+        request: pb.LogitLensRequest,
+        context: Context,  # noqa: ARG002 - gRPC hands it over
+    ) -> AsyncIterator[pb.LogitLensResponse]:
+        """The token table, then the rows of all layers as they are computed, then an end."""
+        model = self._models.get_for_logits(request.model, "LogitLens")
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
+        asked = parse_lens(request, model.limits)
+        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
+            async for event in events:
+                if isinstance(event, pb.TraceStart):
+                    yield pb.LogitLensResponse(start=event)
+                elif isinstance(event, Event):
+                    for reply in lens_events(_seen(event).lens):
+                        self._count(model.name, "logits", len(reply.row.logits.values.data))
+                        yield reply
+                else:
+                    yield pb.LogitLensResponse(end=event)
+
+    def _count(self, model: str, kind: str, num_bytes: int) -> None:
+        current_call().tensor_bytes += num_bytes
+        self._metrics.reply_bytes.labels(model, kind).inc(num_bytes)
+
+
+def _seen(event: Event) -> SeenEvent:
+    return event.seen or _NOTHING

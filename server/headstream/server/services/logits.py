@@ -15,6 +15,7 @@ from headstream.server.errors import InvalidRequest
 from headstream.server.first_request import first_request
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel, Models
+from headstream.server.patches import make_edits
 from headstream.server.scorer import Scorer
 from headstream.server.sequence_run import tokenize
 from headstream.server.wire.budget import check_budget
@@ -22,6 +23,7 @@ from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
 from headstream.server.wire.generate import GenerateCall, check_generated, parse_generate
 from headstream.server.wire.inputs import check_length
+from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.score import parse_score
 from headstream.v1 import logits_service_pb2 as pb
@@ -44,6 +46,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Continue a prompt: a start, a step per token, an end."""
         model = self._models.get_for_logits(request.model, "Generate")
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
         parsed = parse_generate(request, model.limits)
         grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
         with model.queue.enter(parsed.n) as tickets:
@@ -56,6 +59,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
             check_budget(budget, model.limits, parsed.max_reply_bytes)
             num_read = len(tokens) + len(parsed.generated_ids)
             model.queue.charge(tickets[:1], [num_read])  # the prompt is computed once
+            edits = await make_edits(model, self._metrics, changes)
             replies = continue_prompt(
                 model,
                 self._metrics,
@@ -69,6 +73,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
                 grammar=grammar,
                 outputs=parsed.outputs,
                 output_ids=parsed.generated_ids,
+                edits=edits,
             )
             async with aclosing(replies):
                 yield _start(model, parsed, tokens.ids, budget)
@@ -82,7 +87,9 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
     ) -> AsyncIterator[pb.ScoreResponse]:
         """How likely each token of given texts is: a start, ranges of positions, an end."""
         model = self._models.get_for_logits(request.model, "Score")
-        scorer = Scorer(model, self._metrics, parse_score(request, model.limits))
+        changes = parse_interventions(request.interventions, model.ready, model.limits)
+        parsed = parse_score(request, model.limits)
+        scorer = Scorer(model, self._metrics, parsed, changes)
         async with aclosing(scorer.replies()) as replies:
             async for reply in replies:
                 yield reply
@@ -99,12 +106,16 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         if not first.HasField("open"):
             raise InvalidRequest("open", "the first move must be open")
         model = self._models.get_for_logits(first.open.model, "Decode")
+        changes = parse_interventions(
+            first.open.interventions, model.ready, model.limits, prefix="open."
+        )
         opened = parse_open(first, model.limits)
         with model.queue.enter() as tickets:
             tokens = await tokenize(model, opened.prompt)
             opened.check_prompt(len(tokens), model.limits)
             model.queue.charge(tickets, [len(tokens)])
-            session = DecodeSession(model, self._metrics, opened, tickets[0])
+            edits = await make_edits(model, self._metrics, changes)
+            session = DecodeSession(model, self._metrics, opened, tickets[0], edits)
             async with aclosing(session.replies(tokens.ids, request_iterator)) as replies:
                 async for reply in replies:
                     yield reply

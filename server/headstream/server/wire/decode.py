@@ -10,7 +10,7 @@ from headstream.server.engine.stream import LogitRowEvent
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_budget
-from headstream.server.wire.fields import check_int, check_token_ids, refuse_interventions
+from headstream.server.wire.fields import check_int, check_token_ids
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.logits import parse_logits, put_logits
 from headstream.server.wire.tensors import (
@@ -42,7 +42,6 @@ class OpenCall:
 def parse_open(request: pb.DecodeRequest, limits: Limits) -> OpenCall:
     """The first move, if every field keeps its limits."""
     message = request.open
-    refuse_interventions(message.interventions)
     longest = min(limits.max_model_len, limits.max_session_tokens)
     max_tokens = message.max_tokens if message.HasField("max_tokens") else longest
     return OpenCall(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable
 from typing import TypeVar
 
-from headstream.server.errors import InvalidRequest, NotServed
+from headstream.server.errors import InvalidRequest
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -54,9 +54,3 @@ def check_token_ids(field: str, ids: Iterable[int], d_vocab: int) -> tuple[int, 
         at = next(i for i, token_id in enumerate(checked) if token_id >= d_vocab)
         raise InvalidRequest(f"{field}[{at}]", f"{checked[at]} is not in [0, {d_vocab})")
     return checked
-
-
-def refuse_interventions(interventions: Sequence[object]) -> None:
-    """The contract has them; this server does not."""
-    if interventions:
-        raise NotServed("interventions: not served by this server")

@@ -11,7 +11,7 @@ from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_budget, check_message, generate_token_bytes
 from headstream.server.wire.constraint import Constraint, parse_constraint
-from headstream.server.wire.fields import check_count, check_token_ids, refuse_interventions
+from headstream.server.wire.fields import check_count, check_token_ids
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
 from headstream.server.wire.logits import parse_logits, put_logits
@@ -47,7 +47,6 @@ class GenerateCall:
 
 def parse_generate(request: pb.GenerateRequest, limits: Limits) -> GenerateCall:
     """The request, if every field keeps its limits."""
-    refuse_interventions(request.interventions)
     stop = parse_stop("stop", request.stop, limits)
     logits = parse_logits("logits", request.logits, limits)
     rows = _parse_rows(request.embeddings, limits)

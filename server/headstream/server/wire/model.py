@@ -7,12 +7,16 @@ from collections.abc import Iterable
 from headstream.model.outputs import EmbeddingDefaults, PoolKind
 from headstream.server.engine.messages import Ready
 from headstream.server.limits import Limits
+from headstream.server.wire.sites import SiteShape, site_shapes
 from headstream.server.wire.tensors import VECTOR_TYPES
 from headstream.v1 import embeddings_service_pb2 as embed_pb
-from headstream.v1 import logits_service_pb2, types_pb2
+from headstream.v1 import internals_service_pb2, logits_service_pb2, types_pb2
 from headstream.v1 import model_service_pb2 as pb
 
 _LOGITS_SERVICE: str = logits_service_pb2.DESCRIPTOR.services_by_name["LogitsService"].full_name
+_LENS: str = (
+    internals_service_pb2.DESCRIPTOR.services_by_name["InternalsService"].full_name + "/LogitLens"
+)
 _POOLING: dict[PoolKind, embed_pb.Pooling.ValueType] = {
     "mean": embed_pb.POOLING_MEAN,
     "last": embed_pb.POOLING_LAST,
@@ -51,7 +55,8 @@ def to_model(
         capabilities=[
             pb.Capability(
                 method=method,
-                served=served and not (without_logits and method.startswith(_LOGITS_SERVICE)),
+                served=served
+                and not (without_logits and method.startswith((_LOGITS_SERVICE, _LENS))),
             )
             for method, served in capabilities
         ],
@@ -71,7 +76,19 @@ def to_model(
         )
     if limits is not None:
         model.limits.CopyFrom(_to_limits(limits))
+    if ready is not None and limits is not None and limits.internals:
+        model.sites.extend(_to_site(shape) for shape in site_shapes(ready).values())
     return model
+
+
+def _to_site(shape: SiteShape) -> pb.ModelSite:
+    return pb.ModelSite(
+        name=shape.name,
+        per_layer=shape.per_layer,
+        heads=shape.heads,
+        width=shape.width,
+        changeable=shape.changeable,
+    )
 
 
 def _to_sizes(ready: Ready) -> pb.ModelSizes:
@@ -114,4 +131,8 @@ def _to_limits(limits: Limits) -> pb.Limits:
         session_seconds=limits.session_seconds,
         max_continuations=limits.max_continuations,
         max_stream_items=limits.max_stream_items,
+        max_interventions=limits.max_interventions,
+        max_intervention_value=limits.max_intervention_value,
+        max_intervention_factor=limits.max_intervention_factor,
+        max_intervention_bytes=limits.max_intervention_bytes,
     )

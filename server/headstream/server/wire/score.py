@@ -13,7 +13,7 @@ from headstream.model.outputs import LogitsSpec
 from headstream.server.engine.stream import ScoresEvent, WireTensor
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
-from headstream.server.wire.fields import check_count, check_int, refuse_interventions
+from headstream.server.wire.fields import check_count, check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.logits import parse_logits, put_logits
 from headstream.server.wire.tensors import (
@@ -52,7 +52,6 @@ class Window:
 
 def parse_score(request: pb.ScoreRequest, limits: Limits) -> ScoreCall:
     """The request, if every field keeps its limits."""
-    refuse_interventions(request.interventions)
     check_count("inputs", request.inputs, 1, limits.max_inputs)
     stride = request.window_stride if request.HasField("window_stride") else None
     if stride is not None:

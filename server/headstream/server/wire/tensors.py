@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from math import prod
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from headstream.model.outputs import WireDtype
 from headstream.server.engine.stream import WireTensor
 from headstream.server.errors import InvalidRequest
@@ -78,6 +81,13 @@ def put_tensor(into: tensor_pb2.Tensor, tensor: WireTensor, *, data: bool = True
     into.shape.extend(tensor.shape)
     if data:
         into.data = tensor.data
+
+
+def put_int32(into: tensor_pb2.Tensor, values: NDArray[np.int32]) -> None:
+    """Write whole numbers into their place in a message."""
+    into.dtype = tensor_pb2.DATA_TYPE_INT32
+    into.shape.extend(values.shape)
+    into.data = values.astype("<i4").tobytes()
 
 
 def cut_bytes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -1,0 +1,113 @@
+"""A Trace stream put together: events in, tokens and one result out. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from headstream.client import _replies, _status
+from headstream.client._tensors import to_array
+from headstream.client._trace import Trace, TracedToken
+
+if TYPE_CHECKING:
+    from headstream.client._results import Array
+    from headstream.client._sites import SiteName
+    from headstream.v1 import internals_service_pb2 as pb
+
+
+class TraceState:
+    """Fed with the events of a stream, gives the result when the end event has come."""
+
+    def __init__(self) -> None:
+        self.tokens: deque[TracedToken] = deque()  # generated, and their values are here
+        self._start: pb.TraceStart | None = None
+        self._end: pb.TraceEnd | None = None
+        self._parts: dict[tuple[SiteName, int], list[tuple[int, Array]]] = {}  # first row, rows
+        self._num_bytes = 0
+        self._generated: list[int] = []
+
+    @property
+    def reached(self) -> int | None:
+        """Bytes of values that have come; None while the stream has not begun."""
+        return self._num_bytes if self._start is not None else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end event has come."""
+        return self._end is not None
+
+    def feed(self, event: pb.TraceResponse) -> None:
+        """Take in one event."""
+        match event.WhichOneof("event"):
+            case "start":
+                self._start = event.start
+            case "chunk":
+                key = (cast("SiteName", event.chunk.site), event.chunk.layer)
+                rows = to_array(event.chunk.values)
+                self._parts.setdefault(key, []).append((event.chunk.start, rows))
+                self._num_bytes += len(event.chunk.values.data)
+            case "generated_token_id":
+                self._finish_token()  # its values come before the id of the next
+                self._generated.append(event.generated_token_id)
+            case "end":
+                self._end = event.end
+                self._finish_token()
+            case None:  # an event of a newer contract
+                pass
+
+    def _finish_token(self) -> None:
+        if not self._generated:
+            return
+        assert self._start is not None, "a token came before the start event"
+        position = len(self._start.tokens.ids) + len(self._generated) - 1
+        values = {
+            key: parts[-1][1][position - parts[-1][0]]
+            for key, parts in self._parts.items()
+            if parts[-1][0] <= position < parts[-1][0] + len(parts[-1][1])
+        }
+        self.tokens.append(TracedToken(position, self._generated[-1], values))
+
+    def result(self) -> Trace:
+        """The tokens and all values.
+
+        Raises:
+            StreamBroken: The end event, or values, have not come.
+        """
+        start, end = self._start, self._end
+        if start is None or end is None or end.usage.tensor_bytes != self._num_bytes:
+            raise _status.unfinished(self._num_bytes)
+        table = _replies.token_table(start.tokens)
+        return Trace(
+            tokens=table.tokens,
+            surfaces=table.surfaces,
+            token_ids=table.token_ids,
+            offsets=table.offsets,
+            byte_offsets=table.byte_offsets,
+            special=table.special,
+            generated_ids=self._generated,
+            start=min((parts[0][0] for parts in self._parts.values()), default=0),
+            rows={key: _join(key[0], parts) for key, parts in self._parts.items()},
+            rotary=start.rotary,
+            usage=_replies.usage(end.usage),
+            timings=_replies.timings(end.timings),
+            fingerprint=_replies.fingerprint(start.fingerprint),
+            request_id=start.request_id,
+        )
+
+
+def _join(site: SiteName, parts: list[tuple[int, Array]]) -> Array:
+    """Rows put together; generated ones have more keys than those before."""
+    arrays = [rows for _, rows in sorted(parts, key=lambda part: part[0])]
+    width = max(rows.shape[-1] for rows in arrays)
+    if all(rows.shape[-1] == width for rows in arrays):
+        return np.concatenate(arrays)
+    shape = (sum(len(rows) for rows in arrays), *arrays[0].shape[1:-1], width)
+    unseen = -np.inf if site == "attn_scores" else 0.0
+    joined: Array = np.full(shape, unseen, arrays[0].dtype)
+    first = 0
+    for rows in arrays:
+        joined[first : first + len(rows), ..., : rows.shape[-1]] = rows
+        first += len(rows)
+    return joined

@@ -1,0 +1,138 @@
+"""Trace requests, and the events of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from headstream.model.outputs import WireDtype
+from headstream.model.sites import SiteSpec, TraceSpec
+from headstream.server.engine.look import Look
+from headstream.server.engine.messages import Ready
+from headstream.server.engine.stream import SiteEvent, WireTensor
+from headstream.server.errors import InvalidRequest
+from headstream.server.limits import Limits
+from headstream.server.wire.budget import check_message
+from headstream.server.wire.fields import check_count, check_int
+from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
+from headstream.server.wire.keys import fit_keys, take_rows
+from headstream.server.wire.looks import FittedLook
+from headstream.server.wire.positions import fit_range, parse_range
+from headstream.server.wire.sites import KEYED, SiteShape, find_site
+from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
+from headstream.v1 import internals_service_pb2 as pb
+
+MAX_SITES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCall:
+    """A checked request."""
+
+    input: ParsedInput
+    sites: tuple[tuple[SiteShape, SiteSpec], ...]
+    start: int
+    end: int | None
+    dtype: WireDtype
+    max_new_tokens: int
+    max_reply_bytes: int | None
+
+    def fit(self, num_tokens: int, limits: Limits) -> FittedLook:
+        """The spec and its bytes for an input of so many tokens."""
+        check_length("input", num_tokens, limits, new_tokens=self.max_new_tokens)
+        length = num_tokens + self.max_new_tokens
+        what = "the positions of the input" + (" and of new tokens" if self.max_new_tokens else "")
+        start, end = fit_range("positions", self.start, self.end, length, what)
+        row_bytes = [self._row_bytes(shape, spec, num_keys=length) for shape, spec in self.sites]
+        check_message(max(row_bytes, default=0), limits, "a row of the largest site")
+        num_bytes = sum(
+            self._bytes(shape, spec, start, end, num_tokens) for shape, spec in self.sites
+        )
+        spec = TraceSpec(tuple(spec for _, spec in self.sites), start, end, self.dtype)
+        return FittedLook(Look(trace=spec), num_bytes, self.max_new_tokens)
+
+    def _bytes(
+        self, shape: SiteShape, spec: SiteSpec, start: int, end: int, num_tokens: int
+    ) -> int:
+        """Bytes of one site: those of the input's rows, and of each generated one."""
+        rows = sum(
+            self._row_bytes(shape, spec, num_keys=keys_of(position, num_tokens))
+            for position in range(max(start, num_tokens), end)
+        )
+        before = max(0, min(end, num_tokens) - start)
+        rows += before * self._row_bytes(shape, spec, num_keys=num_tokens)
+        return rows * len(spec.layers)
+
+    def _row_bytes(self, shape: SiteShape, spec: SiteSpec, *, num_keys: int) -> int:
+        """Bytes of one row in one layer."""
+        return max(1, len(spec.heads)) * (shape.width or num_keys) * ITEM_BYTES[self.dtype]
+
+
+def keys_of(position: int, num_tokens: int) -> int:
+    """Keys that the rows of a position come with: the input's, or those up to a generated one."""
+    return max(num_tokens, position + 1)
+
+
+def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> TraceCall:
+    """The request, if every field keeps its limits."""
+    start, end = parse_range("positions", request.positions)
+    return TraceCall(
+        input=parse_input("input", request.input, limits),
+        sites=_parse_sites("sites", request.sites, ready),
+        start=start,
+        end=end,
+        dtype=parse_float_dtype("dtype", request.dtype),
+        max_new_tokens=check_int(
+            "max_new_tokens", request.max_new_tokens, 0, limits.max_new_tokens
+        ),
+        max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
+    )
+
+
+def _parse_sites(
+    field: str, messages: Sequence[pb.Site], ready: Ready
+) -> tuple[tuple[SiteShape, SiteSpec], ...]:
+    check_count(field, messages, 1, MAX_SITES)
+    sites: list[tuple[SiteShape, SiteSpec]] = []
+    seen: set[tuple[str, int]] = set()
+    for i, message in enumerate(messages):
+        each = f"{field}[{i}]"
+        shape = find_site(f"{each}.name", message.name, ready)
+        layers = shape.resolve_layers(f"{each}.layers", message.layers)
+        heads = shape.resolve_heads(f"{each}.heads", message.heads)
+        for layer in layers:
+            if (shape.name, layer) in seen:
+                raise InvalidRequest(each, f"{shape.name} of layer {layer} is named twice")
+            seen.add((shape.name, layer))
+        sites.append((shape, SiteSpec(shape.name, layers, heads)))
+    return tuple(sites)
+
+
+def site_events(events: Iterable[SiteEvent], num_tokens: int) -> Iterator[pb.TraceResponse]:
+    """The values of a step, each message with at most 1 MiB of them, or with one row."""
+    for event in events:
+        for start, values in _even_rows(event, num_tokens):
+            for first, part in cut_rows(values):
+                reply = pb.TraceResponse()
+                chunk = reply.chunk
+                chunk.site, chunk.layer, chunk.start = event.site, event.layer, start + first
+                put_tensor(chunk.values, part)
+                yield reply
+
+
+def _even_rows(event: SiteEvent, num_tokens: int) -> Iterator[tuple[int, WireTensor]]:
+    """Position of the first row and rows with equally many keys: generated ones have more each."""
+    if event.site not in KEYED:
+        yield event.start, event.values
+        return
+    end = event.start + event.values.shape[0]
+    split = min(max(event.start, num_tokens), end)  # rows of the input before it
+    bounds = [event.start, *range(split, end + 1)]
+    for start, stop in pairwise(bounds):
+        if start < stop:
+            rows = take_rows(event.values, start - event.start, stop - event.start)
+            fitted = fit_keys(
+                rows, keys_of(stop - 1, num_tokens), scores=event.site == "attn_scores"
+            )
+            yield start, fitted
