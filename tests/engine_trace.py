@@ -16,6 +16,7 @@ from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
 from headstream.server.engine.frame import Frame
+from headstream.server.engine.look import Seen
 from headstream.server.engine.messages import (
     Delta,
     Fork,
@@ -47,6 +48,16 @@ class News:
     vectors: bytes | None = None
     scores: dict[int, bytes] = field(default_factory=dict)  # position -> log-probability, rank...
     score_logits: dict[int, bytes] = field(default_factory=dict)  # position -> row, and its ids
+    sites: dict[tuple[str, int, int], np.ndarray] = field(
+        default_factory=dict
+    )  # (site, layer, position) -> row
+    patterns: dict[tuple[int, int], np.ndarray] = field(
+        default_factory=dict
+    )  # (layer, query) -> [heads, keys]
+    pattern_keys: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    lens: dict[tuple[int, int], tuple[bytes, bytes]] = field(
+        default_factory=dict
+    )  # (layer, position) -> logits, ids
     finish: str | None = None
     error: str = ""
 
@@ -103,6 +114,8 @@ class Trace:
             news.vectors = frames[delta.vectors.index]
         if delta.scores is not None:
             _take_scores(news, delta.scores, frames)
+        if delta.seen is not None:
+            _take_seen(news, delta.seen, frames)
         news.finish, news.error = delta.finish, delta.error
 
     def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
@@ -164,6 +177,10 @@ def same(one: News, other: News) -> bool:
         and one.vectors == other.vectors
         and one.scores == other.scores
         and one.score_logits == other.score_logits
+        and _same_arrays(one.sites, other.sites)
+        and _same_arrays(one.patterns, other.patterns)
+        and _same_arrays(one.pattern_keys, other.pattern_keys)
+        and one.lens == other.lens
         and one.finish == other.finish
     )
 
@@ -180,6 +197,36 @@ def everything(kind: str, prompt_length: int) -> Outputs:
         logprob=True,
         rows=RowsSpec(generated_layers=(1, -1)),
     )
+
+
+def _same_arrays(one: dict[Any, np.ndarray], other: dict[Any, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].shape == other[key].shape and one[key].tobytes() == other[key].tobytes()
+        for key in one
+    )
+
+
+def _take_seen(news: News, seen: Seen, frames: list[bytes]) -> None:
+    for site in seen.sites:
+        for i, row in enumerate(_array(site.values, frames)):
+            key = (site.site, site.layer, site.start + i)
+            assert key not in news.sites, "a row of a site was sent twice"
+            news.sites[key] = row
+    for pattern in seen.patterns:
+        weights = _array(pattern.weights, frames)  # [heads, n, K]
+        keys = np.frombuffer(pattern.keys, np.int32)
+        for i, query in enumerate(pattern.queries):
+            assert (pattern.layer, query) not in news.patterns, "a query was sent twice"
+            news.patterns[pattern.layer, query] = weights[:, i]
+            if keys.size:
+                news.pattern_keys[pattern.layer, query] = keys.reshape(weights.shape)[:, i]
+    for rows in seen.lens:
+        count = rows.logits.shape[0]
+        for i in range(count):
+            key = (rows.layer, rows.start + i)
+            assert key not in news.lens, "a row of the lens was sent twice"
+            parts = (frames[rows.logits.index], rows.logits_ids)
+            news.lens[key] = (_part(parts[0], i, count), _part(parts[1], i, count))
 
 
 def _take_scores(news: News, scores: Scores, frames: list[bytes]) -> None:

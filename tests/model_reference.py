@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headstream.model.attention.base import AttentionSpec
-from headstream.model.batch import FINAL, Taps
+from headstream.model.batch import FINAL
 from headstream.model.families.base import Model
 from headstream.model.kernels import TORCH_KERNELS
 from headstream.model.kernels.linear import Linear, compose_activated, compose_gated
 from headstream.model.kernels.unembed import make_unembed_torch
 from headstream.model.layers.linear import LinearWeights
+from headstream.model.probe import Probe
 
 
 def plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -86,15 +87,17 @@ def run_packed(model: Model, sequences: Sequence[Sequence[int]]) -> list[PackedR
     input_ids = torch.tensor([token for ids in sequences for token in ids])  # [N]
     positions = torch.cat([torch.arange(n) for n in lengths])  # [N]
     n_layers = model.config.n_layers
-    taps = Taps({layer: torch.arange(len(input_ids)) for layer in (*range(n_layers + 1), FINAL)})
+    probe = Probe({layer: torch.arange(len(input_ids)) for layer in (*range(n_layers + 1), FINAL)})
     with torch.inference_mode():
         resid = model.forward(
-            input_ids, positions, DenseAttention(model.config.attention, lengths), taps
+            input_ids, positions, DenseAttention(model.config.attention, lengths), probe
         )
         final = model.final_norm(resid)
         logits = final[:, :0] if model.unembed is None else model.unembed(final)
     bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
     return [
-        PackedRun(logits[a:b], [taps.rows[layer][a:b] for layer in range(n_layers + 1)], final[a:b])
+        PackedRun(
+            logits[a:b], [probe.rows[layer][a:b] for layer in range(n_layers + 1)], final[a:b]
+        )
         for a, b in pairwise(bounds)
     ]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstream.model.batch import Taps
 from headstream.model.families.base import Model
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.int8 import Int8Weight
 from headstream.model.loading.load import load_model
+from headstream.model.probe import Probe
 from model_reference import PLAIN_KERNELS, run_packed
 
 SIZES = {
@@ -222,7 +222,7 @@ def test_every_weight_lives_on_the_given_device(case: str, make_checkpoint: Any)
     meta = torch.device("meta")
     model = load_model(directory, torch.bfloat16, PLAIN_KERNELS, device=meta)
     ids = torch.zeros(5, dtype=torch.int64, device=meta)
-    resid = model.forward(ids, ids, lambda layer, q, k, v: q, Taps({1: ids}))
+    resid = model.forward(ids, ids, lambda layer, q, k, v: q, Probe({1: ids}))
     assert model.unembed is not None
     logits = model.unembed(model.final_norm(resid))
     assert (logits.device, logits.shape, logits.dtype) == (meta, (5, 97), torch.float32)

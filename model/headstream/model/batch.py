@@ -23,11 +23,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headstream.model.edits import RowEdit
 from headstream.model.outputs import LogitsSpec, SamplingParams
+from headstream.model.sites import SiteName
 from headstream.model.transfer import upload
 
 FINAL = -1
 """Layer number of the rows after the final norm; 0..L number the residual stream."""
+
+Place = tuple[SiteName, int]
+"""A site in a layer, 1 to L; 0 for sites in front of the layers."""
 
 PREFILL_GRID = 256
 """Prompts are cut at multiples of this position only: a row's bits never depend on the cut."""
@@ -99,6 +104,8 @@ class PackedBatch:
     scores: tuple[ScoreRequest, ...] = ()
     # int64 [2, C] block ids: whole blocks copied from the first row to the second before the step
     block_copies: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64))
+    sites: Mapping[Place, Tensor] = field(default_factory=dict)  # int64 rows to keep
+    edits: Mapping[Place, tuple[RowEdit, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on ``device``."""
@@ -106,10 +113,18 @@ class PackedBatch:
             return self
         names = [f.name for f in fields(self) if isinstance(getattr(self, f.name), Tensor)]
         tensors = [getattr(self, name) for name in names]
-        moved = upload([*tensors, *self.taps.values()], device)
-        taps = dict(zip(self.taps, moved[len(names) :], strict=True))
+        moved = iter(upload([*tensors, *self.taps.values(), *self.sites.values()], device))
         changed: dict[str, Any] = dict(zip(names, moved, strict=False))
-        return replace(self, taps=taps, **changed)
+        return replace(
+            self,
+            taps=dict(zip(self.taps, moved, strict=False)),
+            sites=dict(zip(self.sites, moved, strict=True)),
+            edits={
+                place: tuple(edit.to(device) for edit in edits)
+                for place, edits in self.edits.items()
+            },
+            **changed,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,20 +161,4 @@ class StepOutput:
     rows: tuple[RowResult, ...]  # one of each head
     taps: Mapping[int, Tensor]  # layer -> [rows, d], on CPU
     scores: tuple[ScoreResult, ...] = ()
-
-
-class Taps:
-    """Collects rows of the residual stream while the ordinary pass runs.
-
-    A family calls :meth:`record` once a layer; rows nobody asked for cost nothing, and the rows
-    kept are copies, so nobody's numbers change.
-    """
-
-    def __init__(self, wanted: Mapping[int, Tensor]) -> None:
-        self._wanted = wanted
-        self.rows: dict[int, Tensor] = {}  # layer -> [rows, d]
-
-    def record(self, layer: int, resid: Tensor) -> None:
-        """Keep the wanted rows of ``resid`` [N, d], the residual stream numbered ``layer``."""
-        if layer in self._wanted:
-            self.rows[layer] = torch.index_select(resid, 0, self._wanted[layer])  # [rows, d]
+    sites: Mapping[Place, Tensor] = field(default_factory=dict)  # [rows, ...], on the device

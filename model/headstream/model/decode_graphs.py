@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from headstream.model.attention.base import AttentionBackend
-from headstream.model.batch import FINAL, LEADING, PackedBatch, Taps
+from headstream.model.batch import FINAL, LEADING, PackedBatch
 from headstream.model.families.base import Model
 from headstream.model.kernels.unembed import LogitRows
 from headstream.model.kv_cache import KVCache
 from headstream.model.layers.unembedding import Unembedding
+from headstream.model.probe import Probe
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Rows of the graphs. Each keeps its logits, float32 [rows, V]."""
@@ -58,8 +59,12 @@ class DecodeGraphs:
         self._memory = torch.cuda.graph_pool_handle()
 
     def take(self, batch: PackedBatch) -> bool:
-        """Whether the step is one row of each sequence, and not of too many."""
-        return batch.max_seqlen_q == 1 and len(batch.input_ids) <= SIZES[-1] and not batch.scores
+        """Whether the step is one row of each sequence, and not of too many.
+
+        Nor does anybody look inside, or change what is there: a graph always does the same.
+        """
+        few = batch.max_seqlen_q == 1 and len(batch.input_ids) <= SIZES[-1]
+        return few and not (batch.scores or batch.sites or batch.edits)
 
     def warm_up(self) -> None:
         """Capture the graphs of short contexts."""
@@ -100,12 +105,12 @@ class DecodeGraphs:
     def _forward(self, batch: PackedBatch) -> DecodeRows:
         model = self._model
         everything = torch.arange(len(batch.input_ids), device=self._cache.device)
-        taps = Taps(dict.fromkeys(range(model.config.n_layers + 1), everything))
+        probe = Probe(dict.fromkeys(range(model.config.n_layers + 1), everything))
         attend = self._attention.bind(batch)
-        resid = model.forward(batch.input_ids, batch.positions, attend, taps)  # [rows, d]
+        resid = model.forward(batch.input_ids, batch.positions, attend, probe)  # [rows, d]
         final = model.final_norm(resid)
         found = self._unembed.look_through(final, keep=range(len(final)), count=LEADING)
-        return DecodeRows({**taps.rows, FINAL: final}, found)
+        return DecodeRows({**probe.rows, FINAL: final}, found)
 
 
 def _batch(memory: Tensor, size: int, context: int) -> PackedBatch:

@@ -42,6 +42,12 @@ def finish_rows(model: Model, resid: Tensor, requests: tuple[RowRequest, ...]) -
     return results
 
 
+def read_rows(model: Model, resid: Tensor, spec: LogitsSpec) -> tuple[Tensor, Tensor | None]:
+    """The logits asked for of rows ``resid`` [R, d], R at most ``SLICE``: see `Rows.select`."""
+    keep = range(0) if is_answered_by_leading(spec) else range(len(resid))
+    return Rows.unembed(model, resid, keep).select(range(len(resid)), spec)
+
+
 def rows_to_keep(requests: tuple[RowRequest, ...]) -> list[int]:
     """Those of which more is wanted than their largest entries."""
     return [

@@ -11,13 +11,15 @@ from headstream.model.attention.base import AttentionBackend
 from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.attention.whole import WholeAttention
-from headstream.model.batch import FINAL, PackedBatch, StepOutput, Taps
+from headstream.model.batch import FINAL, PackedBatch, Place, StepOutput
 from headstream.model.decode_graphs import DecodeGraphs
 from headstream.model.errors import UnsupportedModelError
 from headstream.model.families.base import Model
-from headstream.model.heads import Rows, choose_tokens, finish_rows
+from headstream.model.heads import Rows, choose_tokens, finish_rows, read_rows
 from headstream.model.kernels import Kernels
 from headstream.model.kv_cache import KVCache
+from headstream.model.outputs import LogitsSpec
+from headstream.model.probe import Probe
 from headstream.model.scoring import finish_scores
 
 
@@ -69,18 +71,26 @@ class Runner:
         if self._graphs is not None and self._graphs.take(batch):
             return self._replay(self._graphs, batch)
         batch = batch.to(self.cache.device)
-        taps = Taps({layer: rows for layer, rows in batch.taps.items() if layer != FINAL})
+        probe = Probe(
+            {layer: rows for layer, rows in batch.taps.items() if layer != FINAL},
+            batch.sites,
+            batch.edits,
+        )
         resid = self.model.forward(
-            batch.input_ids, batch.positions, self._attention.bind(batch), taps
+            batch.input_ids, batch.positions, self._attention.bind(batch), probe
         )  # [N, d]
         if (final_rows := batch.taps.get(FINAL)) is not None:
-            taps.rows[FINAL] = self.model.final_norm(resid.index_select(0, final_rows))
+            probe.rows[FINAL] = self.model.final_norm(resid.index_select(0, final_rows))
+        last: Place = ("ln_final", self.model.config.n_layers)
+        if (final_rows := batch.sites.get(last)) is not None:
+            probe.values[last] = self.model.final_norm(resid.index_select(0, final_rows))
         wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
         drawn, scored = wanted[: len(batch.heads)], wanted[len(batch.heads) :]
         return StepOutput(
             rows=tuple(finish_rows(self.model, drawn, batch.heads)),
-            taps={layer: kept.cpu() for layer, kept in taps.rows.items()},
+            taps={layer: kept.cpu() for layer, kept in probe.rows.items()},
             scores=tuple(finish_scores(self.model, scored, batch.scores)),
+            sites=probe.values,
         )
 
     def _replay(self, graphs: DecodeGraphs, batch: PackedBatch) -> StepOutput:
@@ -91,6 +101,14 @@ class Runner:
             rows=tuple(choose_tokens(rows, batch.heads)),
             taps={layer: done.taps[layer].cpu()[places] for layer, places in batch.taps.items()},
         )
+
+    @torch.inference_mode()
+    def read(self, resid: Tensor, spec: LogitsSpec) -> tuple[Tensor, Tensor | None]:
+        """The logits asked for of rows of the stream [R, d], at most ``heads.SLICE``, on the CPU.
+
+        As :meth:`headstream.model.heads.Rows.select` gives them.
+        """
+        return read_rows(self.model, resid.to(self.cache.device), spec)
 
     @torch.inference_mode()
     def lookup(self, token_ids: Sequence[int]) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Protocol
 from torch import Tensor
 
 from headstream.model.attention.base import Attend
-from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.layers.unembedding import Unembedding
+from headstream.model.probe import Probe
 
 
 class Model(Protocol):
@@ -27,11 +27,12 @@ class Model(Protocol):
         """Rows of E [n, d] for ``input_ids`` int64 [n], scaled as the layers see them."""
         ...
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, taps: Taps) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> Tensor:
         """Run all layers over the packed rows.
 
-        ``input_ids``, ``positions``: int64 [N]. Records layer 0 (the embedding output) to L (after
-        the last layer) in ``taps``. Returns the residual stream [N, d], before the final norm.
+        ``input_ids``, ``positions``: int64 [N]. ``probe`` sees layer 0 (the embedding output) to L
+        (after the last layer) of the stream, and every site (``headstream.model.sites``) but
+        ln_final. Returns the residual stream [N, d], before the final norm.
         """
         ...
 
@@ -40,16 +41,20 @@ class Model(Protocol):
         ...
 
 
-Layer = Callable[[Tensor, Tensor, Attend], None]
-"""(resid [N, d], positions int64 [N], attend): adds to ``resid`` in place."""
+Layer = Callable[[Tensor, Tensor, Attend, Probe], None]
+"""(resid [N, d], positions int64 [N], attend, probe): adds to ``resid`` in place."""
 
 
 def run_layers(
-    layers: Sequence[Layer], resid: Tensor, positions: Tensor, attend: Attend, taps: Taps
+    layers: Sequence[Layer], resid: Tensor, positions: Tensor, attend: Attend, probe: Probe
 ) -> Tensor:
-    """Run ``layers`` over ``resid`` [N, d] in place, which ``taps`` see before and after each."""
-    taps.record(0, resid)
+    """Run ``layers`` over ``resid`` [N, d] in place, which ``probe`` sees before and after each."""
+    attend = probe.around(attend)
+    probe.record(0, resid)
     for index, layer in enumerate(layers):
-        layer(resid, positions, attend)
-        taps.record(index + 1, resid)
+        probe.enter(index + 1)
+        probe("resid_pre", resid)
+        layer(resid, positions, attend, probe)
+        probe("resid_post", resid)
+        probe.record(index + 1, resid)
     return resid

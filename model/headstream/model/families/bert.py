@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headstream.model.attention.base import Attend
-from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.families.base import run_layers
 from headstream.model.kernels import Kernels
@@ -22,6 +21,7 @@ from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.mlp import MLP
 from headstream.model.layers.norm import layer_norm_affine
 from headstream.model.layers.qkv import QKV
+from headstream.model.probe import Probe
 from headstream.model.weights import Weights
 
 _HEADS = (
@@ -90,12 +90,13 @@ class BertModel:
         """Rows of E [n, d] for ``input_ids`` int64 [n], without positions and not normed."""
         return self._embed(input_ids)
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, taps: Taps) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> Tensor:
         """Packed rows int64 [N] -> residual stream [N, d]; each layer's output is normed."""
-        words = self._embed(input_ids)  # [N, d]
-        total = words + self._positions.index_select(0, positions)  # float32 [N, d]
+        words = probe("embed", self._embed(input_ids))  # [N, d]
+        places = self._positions.index_select(0, positions)  # float32 [N, d]
+        total = words + probe("pos_embed", places)  # float32 [N, d]
         resid = self._layer_norm(total, self._norm).to(words.dtype)  # [N, d]
-        return run_layers(self._layers, resid, positions, attend, taps)
+        return run_layers(self._layers, resid, positions, attend, probe)
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] as they are: the last layer has normed them."""
@@ -103,7 +104,10 @@ class BertModel:
 
 
 class BertLayer:
-    """resid = norm(resid + attention(resid)); resid = norm(resid + mlp(resid))."""
+    """resid = norm(resid + attention(resid)); resid = norm(resid + mlp(resid)).
+
+    The sites resid_mid and resid_post are the stream behind these norms, as the next half reads it.
+    """
 
     def __init__(self, config: ModelConfig, index: int, weights: Weights, kernels: Kernels) -> None:
         d, spec = config.d_model, config.attention[index]
@@ -128,12 +132,13 @@ class BertLayer:
         )
         self._norm_mlp = layer_norm_affine(config, weights, f"{name}.{names.norm_mlp}")
 
-    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend) -> None:
+    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> None:
         """Change ``resid`` [N, d] in place."""
         q, k, v = self._qkv(resid, positions)  # [N, H, D] each
         z = attend(self._index, q, k, v).flatten(1)  # [N, H * D]
-        self._post_norm(resid, self._out(z), self._norm_attention)
-        self._post_norm(resid, self._mlp(resid), self._norm_mlp)
+        self._post_norm(resid, probe("attn_out", self._out(z)), self._norm_attention)
+        probe("resid_mid", resid)
+        self._post_norm(resid, probe("mlp_out", self._mlp(resid, probe)), self._norm_mlp)
 
 
 def _positions(config: ModelConfig, weights: Weights) -> Tensor:

@@ -10,19 +10,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from headstream.model.attention.base import Attend
-from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.families.base import run_layers
 from headstream.model.families.llama import gated_mlp, qkv_weights
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.norm import Gain
 from headstream.model.kernels.turn_heads import RopeTable, Turn
+from headstream.model.layers.adder import Adder
 from headstream.model.layers.embedding import Embedding
 from headstream.model.layers.linear import LinearWeights
 from headstream.model.layers.norm import rms_gain
 from headstream.model.layers.qkv import QKV
 from headstream.model.layers.rope import rope_tables
 from headstream.model.layers.unembedding import Unembedding
+from headstream.model.probe import Probe
 from headstream.model.weights import Weights
 
 
@@ -47,10 +48,10 @@ class Gemma3Model:
         """Rows of E [n, d] for ``input_ids`` int64 [n], scaled by sqrt(d)."""
         return self._embed(input_ids)
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, taps: Taps) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> Tensor:
         """Packed rows int64 [N] -> residual stream [N, d] before the final norm."""
-        resid = self._embed(input_ids)  # [N, d]
-        return run_layers(self._layers, resid, positions, attend, taps)
+        resid = probe("embed", self._embed(input_ids))  # [N, d]
+        return run_layers(self._layers, resid, positions, attend, probe)
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""
@@ -76,18 +77,20 @@ class Gemma3Layer:
         width = spec.n_heads * spec.d_head
         out = LinearWeights.take(weights, f"{name}.self_attn.o_proj", d, width, bias=config.o_bias)
         self._out = kernels.linear(out.weight, out.bias)
-        self._norm_attended = _gain(config, weights, f"{name}.post_attention_layernorm", d)
+        norm_attended = _gain(config, weights, f"{name}.post_attention_layernorm", d)
+        self._attended = Adder("attn_out", norm_attended, kernels)
         self._norm_mlp = _gain(config, weights, f"{name}.pre_feedforward_layernorm", d)
         self._mlp = gated_mlp(config, index, weights, kernels)
-        self._norm_mlped = _gain(config, weights, f"{name}.post_feedforward_layernorm", d)
+        norm_mlped = _gain(config, weights, f"{name}.post_feedforward_layernorm", d)
+        self._mlped = Adder("mlp_out", norm_mlped, kernels)
 
-    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend) -> None:
+    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> None:
         """Add to ``resid`` [N, d] in place."""
         x = self._kernels.rms_norm(resid, self._norm_attention)
         q, k, v = self._qkv(x, positions)  # [N, H, D], [N, G, D], [N, G, D]
         z = attend(self._index, q, k, v).flatten(1)  # [N, H * D]
-        x = self._kernels.add_norm(resid, self._out(z), self._norm_attended, self._norm_mlp)
-        self._kernels.add(resid, self._mlp(x), self._norm_mlped)
+        x = self._attended.add_norm(resid, self._out(z), self._norm_mlp, probe)
+        self._mlped.add(resid, self._mlp(x, probe), probe)
 
 
 def _gain(config: ModelConfig, weights: Weights, name: str, width: int) -> Gain:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from headstream.model.attention.base import Attend
-from headstream.model.batch import Taps
 from headstream.model.config import ModelConfig
 from headstream.model.families.base import run_layers
 from headstream.model.kernels import Kernels
@@ -21,6 +20,7 @@ from headstream.model.layers.mlp import GatedMLP
 from headstream.model.layers.norm import layer_norm_affine
 from headstream.model.layers.qkv import QKV
 from headstream.model.layers.rope import rope_tables
+from headstream.model.probe import Probe
 from headstream.model.weights import Weights
 
 _HEADS = ("head.", "decoder.")
@@ -50,10 +50,11 @@ class ModernBertModel:
         """Rows of E [n, d] for ``input_ids`` int64 [n], not normed."""
         return self._embed(input_ids)
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, taps: Taps) -> Tensor:
+    def forward(self, input_ids: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> Tensor:
         """Packed rows int64 [N] -> residual stream [N, d] before the final norm."""
-        resid = self._layer_norm(self._embed(input_ids), self._embed_norm)  # [N, d]
-        return run_layers(self._layers, resid, positions, attend, taps)
+        words = probe("embed", self._embed(input_ids))  # [N, d]
+        resid = self._layer_norm(words, self._embed_norm)  # [N, d]
+        return run_layers(self._layers, resid, positions, attend, probe)
 
     def final_norm(self, resid: Tensor) -> Tensor:
         """Rows [R, d] -> [R, d]."""
@@ -82,13 +83,14 @@ class ModernBertLayer:
         down = LinearWeights.take(weights, f"{name}.mlp.Wo", d, f, bias=config.mlp_bias)
         self._mlp = GatedMLP(gate, up, down, config.activation, kernels)
 
-    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend) -> None:
+    def __call__(self, resid: Tensor, positions: Tensor, attend: Attend, probe: Probe) -> None:
         """Add to ``resid`` [N, d] in place."""
         x = resid
         if self._norm_attention is not None:
             x = self._kernels.layer_norm(resid, self._norm_attention)
         q, k, v = self._qkv(x, positions)  # [N, H, D] each
         z = attend(self._index, q, k, v).flatten(1)  # [N, H * D]
-        self._kernels.add(resid, self._out(z), None)
+        self._kernels.add(resid, probe("attn_out", self._out(z)), None)
+        probe("resid_mid", resid)
         x = self._kernels.layer_norm(resid, self._norm_mlp)
-        self._kernels.add(resid, self._mlp(x), None)
+        self._kernels.add(resid, probe("mlp_out", self._mlp(x, probe)), None)

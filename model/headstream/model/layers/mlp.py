@@ -8,6 +8,7 @@ from headstream.model.errors import UnsupportedModelError
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.gate import ACTIVATIONS
 from headstream.model.layers.linear import LinearWeights
+from headstream.model.probe import Probe
 
 
 class MLP:
@@ -23,9 +24,9 @@ class MLP:
         self._up = kernels.activated(up, _known(activation))
         self._down = kernels.linear(down.weight, down.bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, probe: Probe) -> Tensor:
         """Widen, activate, narrow."""
-        return self._down(self._up(x))
+        return self._down(probe("mlp_post", self._up(x)))
 
 
 class GatedMLP:
@@ -46,9 +47,9 @@ class GatedMLP:
         self._gated = kernels.gated(gate, up, _known(activation))
         self._down = kernels.linear(down.weight, down.bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, probe: Probe) -> Tensor:
         """Widen twice, multiply the one by the activated other, narrow."""
-        return self._down(self._gated(x))
+        return self._down(probe("mlp_post", self._gated(x)))
 
 
 def _known(activation: str) -> str:

@@ -16,6 +16,8 @@ from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.grammars import Grammars, OffGrammarError
+from headstream.server.engine.lens_reader import LensReader
+from headstream.server.engine.looking import prepare, see_all
 from headstream.server.engine.messages import (
     Abort,
     Append,
@@ -57,6 +59,7 @@ class EngineCore:
         self._refused: list[Delta] = []
         self._grammars = Grammars()
         self._compiling: dict[int, Sequence] = {}
+        self._lenses = LensReader(runner, scheduler)
 
     @property
     def has_work(self) -> bool:
@@ -79,6 +82,7 @@ class EngineCore:
             except Exception as error:  # one step's fault ends its own sequences, not the engine
                 deltas += self._fail(schedule, error)
             self._steps += 1
+        deltas += self._lenses.read(frames, beside=bool(schedule))
         self._report(deltas, frames, schedule, time.monotonic_ns() - begin)
 
     def heartbeat(self) -> None:
@@ -110,26 +114,33 @@ class EngineCore:
     def _submit(self, spec: Submit) -> None:
         model = self._runner.model
         sequence = Sequence(spec, time.monotonic_ns(), is_whole=not model.config.causal)
+        try:
+            prepare(sequence, model.config)
+        except ValueError as error:
+            self._refuse(spec.id, str(error))
+            return
         if sequence.wants_logits and model.unembed is None:
-            error = "the model has no unembedding, so it gives no logits"
-            self._refused.append(Delta(spec.id, finish="error", error=error))
+            self._refuse(spec.id, "the model has no unembedding, so it gives no logits")
         elif not spec.token_ids or not self._scheduler.fits(sequence):
-            error = (
+            self._refuse(
+                spec.id,
                 f"sequence of {sequence.max_tokens} tokens, with {len(spec.siblings)} siblings, "
-                "does not fit the KV memory or a step"
+                "does not fit the KV memory or a step",
             )
-            self._refused.append(Delta(spec.id, finish="error", error=error))
         elif spec.grammar:
             self._compiling[spec.id] = sequence
             self._grammars.compile(spec.id, spec.grammar, spec.output_ids)
         else:
             self._scheduler.add(sequence)
 
+    def _refuse(self, sequence_id: int, error: str) -> None:
+        self._refused.append(Delta(sequence_id, finish="error", error=error))
+
     def _move(self, move: Append | Rollback | Fork, branch: Sequence | None) -> None:
         """A move of a session; a branch that a failed step has ended has been told already."""
         match move:
             case Fork(new_id=new_id) if branch is None:
-                self._refused.append(Delta(new_id, finish="error", error="its origin is gone"))
+                self._refuse(new_id, "its origin is gone")
             case _ if branch is None:
                 pass
             case Append(token_ids=token_ids):
@@ -167,6 +178,7 @@ class EngineCore:
     ) -> list[Delta]:
         """Move counters, take drawn tokens, free what is done; the news of each sequence."""
         rows, vectors = self._collect_taps(packed, output, frames)
+        seen, faults = see_all(packed.sights, output.sites, frames)
         self._scheduler.advance(schedule)
         tokens: dict[Sequence, Token] = {}
         logits: dict[Sequence, list[LogitRow]] = defaultdict(list)
@@ -184,7 +196,7 @@ class EngineCore:
             part.sequence: frames.scores(part.start, result)
             for part, result in zip(packed.score_ranges, output.scores, strict=True)
         }
-        news = tokens.keys() | rows.keys() | logits.keys() | scores.keys()
+        news = tokens.keys() | rows.keys() | logits.keys() | scores.keys() | seen.keys()
         now = time.monotonic_ns()
         deltas: list[Delta] = []
         for sequence in schedule:
@@ -192,7 +204,8 @@ class EngineCore:
             first = sequence.first_step_ns == 0
             if first:
                 sequence.first_step_ns = begin
-            done = sequence.is_done
+            fault = faults.get(sequence)
+            done = sequence.is_done or fault is not None
             if done:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
@@ -204,10 +217,12 @@ class EngineCore:
                         rows=rows.get(sequence, ()),
                         vectors=vectors.get(sequence),
                         scores=scores.get(sequence),
-                        finish=(sequence.finish or "length") if done else None,
+                        finish=_finish(sequence, fault) if done else None,
+                        error=fault or "",
                         queue_ns=sequence.first_step_ns - sequence.arrival_ns,
                         compute_ns=now - sequence.first_step_ns,
                         logit_rows=tuple(logits.get(sequence, ())),
+                        seen=seen.get(sequence),
                     )
                 )
         return deltas
@@ -221,7 +236,12 @@ class EngineCore:
         for part in packed.tap_ranges:
             sequence = part.sequence
             values = output.taps[part.layer][part.offset : part.offset + part.count]
-            if not part.pooled:
+            if part.use == "read":
+                assert sequence.lens is not None
+                sequence.lens.put(part.layer, part.start, values)
+                self._lenses.add(sequence)
+                continue
+            if part.use == "sent":
                 frame = frames.add(values, sequence.spec.outputs.rows.dtype)
                 rows[sequence] = (*rows.get(sequence, ()), Rows(part.layer, part.start, frame))
                 continue
@@ -256,6 +276,11 @@ class EngineCore:
             hit_tokens=scheduler.hit_tokens,
         )
         self._send(StepReport(tuple(deltas), stats), frames)
+
+
+def _finish(sequence: Sequence, fault: str | None) -> FinishReason:
+    """How a sequence that is done has ended."""
+    return "error" if fault is not None else sequence.finish or "length"
 
 
 def _pool(sequence: Sequence) -> Tensor:

@@ -5,27 +5,39 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headstream.model.batch import PackedBatch, RowRequest, ScoreRequest
+from headstream.model.batch import PackedBatch, Place, RowRequest, ScoreRequest
+from headstream.model.edits import RowEdit
+from headstream.server.engine.looking import Sight, SiteRows, wanted
 from headstream.server.engine.plan import Schedule
 from headstream.server.engine.sequence import Sequence
+from headstream.server.engine.views import Span
+
+TapUse = Literal["sent", "pooled", "read"]
+"""Rows are sent as they are, pooled to vectors, or read through the lens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TapRange:
-    """Rows [offset, offset + count) of a tapped layer belong to these positions of a sequence."""
+    """Rows of a tapped layer, from ``offset`` on, belong to these positions of a sequence."""
 
     sequence: Sequence
     layer: int
-    offset: int
     start: int  # first position
-    count: int
-    pooled: bool  # for its pooled vectors, else to be sent as they are
+    end: int
+    use: TapUse
+    offset: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,7 @@ class Packed:
     token_sequences: tuple[Sequence, ...]  # one of each head; those of one sequence by position
     tap_ranges: tuple[TapRange, ...]
     score_ranges: tuple[ScoreRange, ...]  # one of each of the scores
+    sights: tuple[Sight, ...]  # of the sequences that show something
 
 
 def pack(
@@ -59,11 +72,14 @@ def pack(
     logits_indices: list[int] = []
     taps = _Taps()
     scores = _Scores()
+    inside = _Inside()
     num_rows = 0
     for sequence, count in schedule.items():
         start = sequence.num_computed
         if sequence.is_tapped:
             taps.add(sequence, start, start + count, first_row=num_rows)
+        if sequence.views or sequence.edits is not None:
+            inside.add(sequence, start, start + count, first_row=num_rows)
         if scored := sequence.scored_rows(count):
             scores.add(sequence, scored, shift=num_rows - start)
         starts.append(start)
@@ -100,8 +116,16 @@ def pack(
         block_copies=_int64(list(block_copies)).reshape(-1, 2).T,
         heads=tuple(_row_request(sequence) for sequence in token_sequences),
         scores=tuple(scores.requests),
+        sites={place: _int64(rows) for place, rows in inside.rows.items()},
+        edits={place: tuple(edits) for place, edits in inside.edits.items()},
     )
-    return Packed(batch, tuple(token_sequences), tuple(taps.ranges), tuple(scores.ranges))
+    return Packed(
+        batch,
+        tuple(token_sequences),
+        tuple(taps.ranges),
+        tuple(scores.ranges),
+        tuple(inside.sights),
+    )
 
 
 def _int64(values: list[int] | list[tuple[int, int]]) -> torch.Tensor:
@@ -163,32 +187,49 @@ class _Taps:
 
     def add(self, sequence: Sequence, start: int, end: int, first_row: int) -> None:
         """Positions [start, end) of ``sequence`` stand in the rows from ``first_row`` on."""
-        outputs = sequence.spec.outputs
+        outputs, shift = sequence.spec.outputs, first_row - start
         fresh = max(start, sequence.num_reported)
         prompt_end = min(end, sequence.num_prompt)
         for layer in outputs.rows.prompt_layers:
-            self._add(sequence, layer, fresh, prompt_end, first_row - start)
-        if outputs.pool is not None:
+            self._add(TapRange(sequence, layer, fresh, prompt_end, "sent"), shift)
+        if (pool := outputs.pool) is not None:
             begin = max(fresh, sequence.first_pooled)
-            self._add(
-                sequence, outputs.pool.layer, begin, prompt_end, first_row - start, pooled=True
-            )
+            self._add(TapRange(sequence, pool.layer, begin, prompt_end, "pooled"), shift)
+        if (lens := sequence.spec.look.lens) is not None:
+            begin, stop = max(fresh, lens.start), min(prompt_end, lens.end)
+            for layer in lens.layers:
+                self._add(TapRange(sequence, layer, begin, stop, "read"), shift)
+        begin = max(fresh, sequence.num_prompt)
         for layer in outputs.rows.generated_layers:
-            self._add(sequence, layer, max(fresh, sequence.num_prompt), end, first_row - start)
+            self._add(TapRange(sequence, layer, begin, end, "sent"), shift)
 
-    def _add(
-        self,
-        sequence: Sequence,
-        layer: int,
-        begin: int,
-        end: int,
-        shift: int,
-        *,
-        pooled: bool = False,
-    ) -> None:
-        """Tap the positions [begin, end), which stand ``shift`` rows further in X."""
-        if begin >= end:
-            return
-        rows = self.rows[layer]
-        self.ranges.append(TapRange(sequence, layer, len(rows), begin, end - begin, pooled))
-        rows += range(begin + shift, end + shift)
+    def _add(self, part: TapRange, shift: int) -> None:
+        """Tap its positions, if it has any, which stand ``shift`` rows further in X."""
+        if part.start < part.end:
+            rows = self.rows[part.layer]
+            self.ranges.append(replace(part, offset=len(rows)))
+            rows += range(part.start + shift, part.end + shift)
+
+
+class _Inside:
+    """Collects which rows of which sites are kept, and which are changed."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Place, list[int]] = defaultdict(list)
+        self.sights: list[Sight] = []
+        self.edits: dict[Place, list[RowEdit]] = defaultdict(list)
+
+    def add(self, sequence: Sequence, start: int, end: int, first_row: int) -> None:
+        """Positions [start, end) of ``sequence`` stand in the rows from ``first_row`` on."""
+        shift = first_row - start
+        if sequence.edits is not None:
+            for place, edit in sequence.edits.rows(start, end, shift):
+                self.edits[place].append(edit)
+        span = Span(start, end, sequence.num_reported)
+        own: dict[Place, SiteRows] = {}
+        for place, positions in wanted(sequence.views, span).items():
+            rows = self.rows[place]
+            own[place] = SiteRows(len(rows), positions)
+            rows += range(positions.start + shift, positions.stop + shift)
+        if own:
+            self.sights.append(Sight(sequence, span, own))

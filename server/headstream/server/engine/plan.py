@@ -17,14 +17,16 @@ class Plan:
         self.rows: Schedule = {}
         self.budget = budget  # rows left
         self.block_copies: dict[Sequence, tuple[int, int]] = {}
-        self._whole_budget = PREFILL_GRID  # of these, rows sent whole: each may take a MiB
+        # Of these, rows of which much is sent: each may take a MiB. Single ones are not counted,
+        # so that sequences that generate do not keep others from a tile of the grid.
+        self._much_budget = PREFILL_GRID
 
     def budget_for(self, sequence: Sequence) -> int:
         """Rows left for a sequence. One that cannot be cut has a step of its own, if it is long."""
         if sequence.is_whole and not self.rows:
             return max(self.budget, sequence.num_tokens)
-        if sequence.scores_whole_rows:
-            return min(self.budget, self._whole_budget)
+        if sequence.sends_much:
+            return min(self.budget, self._much_budget)
         return self.budget
 
     def add(self, sequence: Sequence, rows: int) -> None:
@@ -39,5 +41,5 @@ class Plan:
 
     def _spend(self, sequence: Sequence, rows: int) -> None:
         self.budget -= rows
-        if sequence.scores_whole_rows:
-            self._whole_budget -= rows
+        if sequence.sends_much and abs(rows) > 1:
+            self._much_budget -= rows

@@ -82,7 +82,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the line; it must fit."""
         prompt = sequence.token_ids[: sequence.num_prompt]
-        sequence.chunk_keys = self.cache.keys(prompt, sequence.spec.cache_salt)
+        sequence.chunk_keys = self.cache.keys(prompt, sequence.cache_salt)
         self._by_id[sequence.spec.id] = sequence
         self._wait(sequence)
 
@@ -100,6 +100,10 @@ class Scheduler:
             self._paused.add(sequence)
         else:
             self._paused.discard(sequence)
+
+    def is_paused(self, sequence: Sequence) -> bool:
+        """Whether it is passed over."""
+        return sequence in self._paused
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, finished or aborted, at any moment, and free what it holds."""
@@ -253,6 +257,8 @@ class Scheduler:
             return
         del self._running[sequence]
         self.cache.cut(sequence, 0)
+        for view in sequence.views:
+            view.forget()
         self._wait(sequence)
         self._waiting.move_to_end(sequence, last=False)
 

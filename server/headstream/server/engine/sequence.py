@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +11,13 @@ from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.outputs import Outputs
+from headstream.server.engine.edits import SequenceEdits
 from headstream.server.engine.grammars import Matcher
+from headstream.server.engine.lens import Lens
+from headstream.server.engine.look import Look
 from headstream.server.engine.messages import FinishReason, Submit
+from headstream.server.engine.sites import compares
+from headstream.server.engine.views import View
 
 MAX_LOGIT_ROWS = 64
 """Rows of logits that one branch gets in one step, so that a slow reader can hold it up."""
@@ -38,12 +44,16 @@ class Sequence:
     finish: FinishReason | None = None
     matcher: Matcher | None = None  # of its grammar; stays when it is preempted
     is_forked: bool = False  # others may hold the block it writes in
+    edits: SequenceEdits | None = None  # of its siblings, too
+    views: tuple[View, ...] = ()  # of the inside of the model
+    lens: Lens | None = None
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     num_prompt: int = field(init=False)
     token_ids: array[int] = field(init=False)  # int64: prompt and output
     num_answered: int = field(init=False)  # of a branch: positions whose logits went out
     is_tapped: bool = field(init=False)  # whether rows of any layer are wanted
+    keeps_keys: bool = field(init=False)  # whether it shows attention, which compares with all keys
     first_pooled: int = field(init=False)  # first position whose row is pooled
     first_wanted: int = field(init=False)  # first position of the prompt whose row is wanted
     siblings: list[Sequence] = field(init=False)  # those that have not begun
@@ -58,11 +68,16 @@ class Sequence:
         self.num_answered = self.num_prompt - 1
         outputs = self.spec.outputs
         rows = outputs.rows
-        self.is_tapped = bool(rows.prompt_layers or rows.generated_layers or outputs.pool)
+        look = self.spec.look
+        self.is_tapped = bool(
+            rows.prompt_layers or rows.generated_layers or outputs.pool or look.lens
+        )
+        self.keeps_keys = compares(look)
         self.first_pooled = _first_pooled(outputs, self.num_prompt)
         self.first_wanted = min(
             0 if rows.prompt_layers else self.first_pooled,
             self.num_prompt if outputs.score is None else outputs.score.first - 1,
+            _first_seen(look, self.num_prompt),
         )
         self.siblings = [
             Sequence(
@@ -89,7 +104,8 @@ class Sequence:
     def wants_logits(self) -> bool:
         """Whether any row is to be unembedded."""
         spec = self.spec
-        return spec.branch or spec.max_new_tokens > 0 or spec.outputs.score is not None
+        generates = spec.branch or spec.max_new_tokens > 0
+        return generates or spec.outputs.score is not None or spec.look.lens is not None
 
     @property
     def num_tokens(self) -> int:
@@ -118,6 +134,8 @@ class Sequence:
         The last token must run, for the logits behind it, and so must rows that are wanted and
         have not been reported.
         """
+        if self.keeps_keys:
+            return 0
         return min(self.num_tokens - 1, max(self.first_wanted, self.num_reported))
 
     @property
@@ -176,10 +194,18 @@ class Sequence:
         return range(begin, min(self.num_computed + num_rows, self.num_prompt - 1))
 
     @property
-    def scores_whole_rows(self) -> bool:
-        """Whether each position it scores is sent with a logit of every token."""
+    def sends_much(self) -> bool:
+        """Whether its positions are sent with a logit of every token, or what the layers show."""
         score = self.spec.outputs.score
-        return score is not None and score.logits.mode == "full"
+        return bool(self.views) or (score is not None and score.logits.mode == "full")
+
+    @property
+    def cache_salt(self) -> bytes:
+        """What its prompt is cached under: an edited model computes other keys and values."""
+        salt = self.spec.cache_salt
+        if not self.spec.edits:
+            return salt
+        return hashlib.blake2b(msgspec.msgpack.encode((salt, self.spec.edits))).digest()
 
     def append(self, token_id: int) -> None:
         """Take a drawn token and decide whether it is the last."""
@@ -195,13 +221,21 @@ class Sequence:
     @property
     def is_done(self) -> bool:
         """Nothing is left to draw, and the rows asked for are computed; never so for a branch."""
-        if self.spec.branch:
+        if self.spec.branch or self.lens:
             return False
         if self.spec.max_new_tokens == 0:
             return self.num_pending == 0
         if self.finish is None:
             return False
-        return not self.spec.outputs.rows.generated_layers or self.num_pending == 0
+        return not self._wants_last_row or self.num_pending == 0
+
+    @property
+    def _wants_last_row(self) -> bool:
+        """Whether something of the last token, from which none is drawn, is to be sent."""
+        trace = self.spec.look.trace
+        if trace is not None and trace.start < self.num_tokens <= (trace.end or self.num_tokens):
+            return True
+        return bool(self.spec.outputs.rows.generated_layers)
 
 
 def _first_pooled(outputs: Outputs, num_prompt: int) -> int:
@@ -209,3 +243,15 @@ def _first_pooled(outputs: Outputs, num_prompt: int) -> int:
     if outputs.pool is None:
         return num_prompt
     return min((position for span in outputs.pool.spans for position in span), default=0)
+
+
+def _first_seen(look: Look, num_prompt: int) -> int:
+    """The first position of which anything inside the model is shown, or ``num_prompt``."""
+    first = num_prompt
+    if look.trace is not None:
+        first = min(first, look.trace.start)
+    if look.attention is not None:
+        first = min(first, look.attention.queries[0])
+    if look.lens is not None:
+        first = min(first, look.lens.start)
+    return first

@@ -1,0 +1,159 @@
+"""Sites and patterns of a trace, through the engine, against transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contract_requests import text
+from engine_trace import News, Trace
+from headstream.model.sites import SiteName, SiteSpec, TraceSpec
+from headstream.server.engine.look import Look
+from site_oracle import SiteOracle
+from tiny_models import DECODERS, ENCODERS, save_tiny
+
+LAYERS = (1, 2, 3)
+FAMILIES = [*DECODERS, *ENCODERS]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directory of a small model of each family."""
+    return {
+        family: save_tiny(family, tmp_path_factory.mktemp(family), initializer_range=0.1)
+        for family in FAMILIES
+    }
+
+
+def every_site(trace: Trace) -> tuple[SiteSpec, ...]:
+    """All sites, layers and heads of a model."""
+    config = trace.runner.model.config
+    queries, keys = tuple(range(config.n_heads)), tuple(range(config.n_kv_heads))
+    heads: dict[SiteName, tuple[int, ...]] = {
+        "resid_pre": (),
+        "resid_mid": (),
+        "resid_post": (),
+        "q": queries,
+        "k": keys,
+        "v": keys,
+        "attn_scores": queries,
+        "pattern": queries,
+        "z": queries,
+        "attn_out": (),
+        "mlp_post": (),
+        "mlp_out": (),
+    }
+    sites = [SiteSpec("embed", (0,)), SiteSpec("ln_final", (3,))]
+    if not config.rope:
+        sites.append(SiteSpec("pos_embed", (0,)))
+    return (*sites, *(SiteSpec(name, LAYERS, own) for name, own in heads.items()))
+
+
+def stack(news: News, site: str, layer: int, positions: range) -> np.ndarray:
+    """Its rows at all positions."""
+    return np.stack([news.sites[site, layer, position] for position in positions])
+
+
+def check_equal(news: News, oracle: SiteOracle, positions: range, places: list[Any]) -> None:
+    """Every value of these places is that of transformers."""
+    types = getattr(oracle._inner, "embeddings", None)
+    for site, layer in places:
+        theirs = oracle.values[site, layer][list(positions)].numpy()
+        if site == "pos_embed" and hasattr(types, "token_type_embeddings"):
+            theirs = theirs + types.token_type_embeddings.weight[0].detach().numpy()
+        ours = stack(news, site, layer, positions)
+        ours = ours[..., : theirs.shape[-1]] if site in {"pattern", "attn_scores"} else ours
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5, err_msg=f"{site} {layer}")
+
+
+@pytest.mark.usefixtures("each_backend")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_equals_transformers(
+    family: str, checkpoints: dict[str, Path], cache_dir: Path
+) -> None:
+    """A prompt in two chunks and more, with sliding windows shorter than it."""
+    length = 300
+    trace = Trace(checkpoints[family], cache_dir, max_num_batched_tokens=330, max_num_seqs=4)
+    sites, ids = every_site(trace), text(5, length)
+    traced = trace.submit(ids, look=Look(TraceSpec(sites)))
+    trace.run()
+    news = trace.news[traced]
+    assert news.finish == "length"
+    places = [(site.name, layer) for site in sites for layer in site.layers]
+    assert news.sites.keys() == {(*place, i) for place in places for i in range(length)}
+    check_equal(news, SiteOracle(checkpoints[family]).run(ids), range(length), places)
+    for layer in LAYERS:
+        pattern = stack(news, "pattern", layer, range(length))  # [n, H, K]
+        np.testing.assert_allclose(pattern.sum(-1), 1.0, atol=1e-6)
+        if family in DECODERS:
+            future = np.triu(np.ones((length, length), bool), 1)
+            assert (pattern.transpose(1, 0, 2)[:, future] == 0.0).all()
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_generated_tokens_are_traced_while_they_come(
+    family: str, checkpoints: dict[str, Path], cache_dir: Path
+) -> None:
+    trace = Trace(checkpoints[family], cache_dir)
+    sites, ids = every_site(trace), text(5, 40)
+    traced = trace.submit(ids, 12, look=Look(TraceSpec(sites, start=30)))
+    trace.run()
+    news = trace.news[traced]
+    assert len(news.token_ids) == 12
+    places = [(site.name, layer) for site in sites for layer in site.layers]
+    positions = range(30, 52)
+    assert {key[2] for key in news.sites} == set(positions)
+    oracle = SiteOracle(checkpoints[family]).run(ids + news.token_ids)
+    plain = [place for place in places if place[0] not in {"pattern", "attn_scores"}]
+    check_equal(news, oracle, positions, plain)
+    for layer in LAYERS:
+        for position in positions:
+            theirs = oracle.values["pattern", layer][position].numpy()
+            ours = news.sites["pattern", layer, position]  # [H, K]
+            assert ours.shape[1] == max(40, position + 1)
+            np.testing.assert_allclose(ours, theirs[:, : ours.shape[1]], atol=1e-5)
+
+
+def test_a_range_of_positions_and_heads_is_cut_out(
+    checkpoints: dict[str, Path], cache_dir: Path
+) -> None:
+    trace = Trace(checkpoints["llama"], cache_dir)
+    ids = text(5, 60)
+    whole = trace.submit(ids, look=Look(TraceSpec(every_site(trace))))
+    sites = (
+        SiteSpec("q", (2,), (1, 3)),
+        SiteSpec("pattern", (3,), (2,)),
+        SiteSpec("v", (1,), (0,)),
+    )
+    part = trace.submit(ids, look=Look(TraceSpec(sites, 20, 23)))
+    trace.run()
+    rows = trace.news[part].sites
+    assert rows.keys() == {
+        (site, layer, i)
+        for site, layer in (("q", 2), ("pattern", 3), ("v", 1))
+        for i in (20, 21, 22)
+    }
+    for (site, layer, position), row in rows.items():
+        heads = next(list(each.heads) for each in sites if each.name == site)
+        theirs = trace.news[whole].sites[site, layer, position][heads]
+        np.testing.assert_allclose(row, theirs, atol=1e-6)
+
+
+def test_what_the_model_does_not_have_is_refused(
+    checkpoints: dict[str, Path], cache_dir: Path
+) -> None:
+    trace = Trace(checkpoints["llama"], cache_dir)
+    wrong = {
+        "vectors of positions": SiteSpec("pos_embed", (0,)),
+        "layers: 4": SiteSpec("z", (4,), (0,)),
+        "heads: 2": SiteSpec("k", (1,), (2,)),
+        "heads: 0": SiteSpec("mlp_out", (1,), (0,)),
+    }
+    for message, site in wrong.items():
+        refused = trace.submit([1, 2], look=Look(TraceSpec((site,))))
+        trace.run()
+        assert trace.news[refused].finish == "error"
+        assert message in trace.news[refused].error
