@@ -14,6 +14,9 @@ import pytest
 
 Scheme = Literal["light", "dark"]
 
+ENCODER = "all-minilm-l6-v2"
+"""The second model of the server that the page is tested on."""
+
 
 def chromium_path() -> str:
     """The machine's own browser; without one the test is skipped."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from explorer_browser import ENCODER, Explorer, browser, opened
+from headstream.client import Client
 from headstream.model.loading.source import resolve
 from server_process import Server, running_server, save_tiny_model
 
@@ -37,3 +40,33 @@ def gemma_server(gemma: Path) -> Generator[Server]:
     """A server with the embedded model in float32."""
     with running_server(gemma, "--dtype", "float32", "--threads", "2") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def explorer_server(gemma: Path, chromium: Any) -> Generator[Server]:
+    """With the explorer, a real model in float32 and an encoder; skips without Chromium."""
+    flags = ["--models", ENCODER, "--explorer", "--dtype", "float32", "--max-text-bytes", "9000"]
+    with running_server(gemma, *flags, name=gemma.name) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def explorer_client(explorer_server: Server) -> Generator[Client]:
+    """A client of that server."""
+    with Client(explorer_server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Generator[Any]:
+    """A browser without a window; skips where there is none."""
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def explorer(chromium: Any, explorer_server: Server) -> Generator[Explorer]:
+    """The page, open; the browser must have had nothing to complain about."""
+    with opened(chromium, explorer_server.admin) as explorer:
+        yield explorer
+        assert explorer.complaints == []

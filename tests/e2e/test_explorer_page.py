@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from explorer_browser import Explorer, Scheme, browser, contrast, number, opened
+from explorer_browser import ENCODER, Explorer, Scheme, contrast, number, opened
 from headstream.client import Client, InvalidArgument, TopLogits
-from server_process import Server, running_server
+from server_process import Server
 
 pytestmark = pytest.mark.slow
 
 TEXT = "So long and thanks for all the"
-CHICKEN = "The chicken didn't cross the road because it was too"
-ENCODER = "all-minilm-l6-v2"
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "explorer"
 
 
-@pytest.fixture(scope="module")
-def running(gemma: Path) -> Generator[Server]:
-    flags = ["--models", ENCODER, "--explorer", "--dtype", "float32", "--max-text-bytes", "9000"]
-    with running_server(gemma, *flags, name=gemma.name) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(running: Server) -> Generator[Client]:
-    with Client(running.address) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Generator[Any]:
-    with browser() as chromium:
-        yield chromium
-
-
-@pytest.fixture
-def explorer(chromium: Any, running: Server) -> Generator[Explorer]:
-    with opened(chromium, running.admin) as explorer:
-        yield explorer
-        assert explorer.complaints == []  # nothing was forbidden by the policy, nothing broke
-
-
-def test_tokens_and_scores_are_those_of_the_client(explorer: Explorer, client: Client) -> None:
+def test_tokens_and_scores_are_those_of_the_client(
+    explorer: Explorer, explorer_client: Client
+) -> None:
     explorer.read(TEXT)
     explorer.page.wait_for_selector("#summary:has-text('8 tokens, perplexity')")
-    table = client.tokenize(TEXT)
-    scores = client.score(TEXT)
+    table = explorer_client.tokenize(TEXT)
+    scores = explorer_client.score(TEXT)
     chips = explorer.chips()
     assert [int(id_) for _, id_, _ in chips] == table.token_ids
     assert [text for text, _, _ in chips[1:]] == [t.replace(" ", "·") for t in table.tokens[1:]]
@@ -62,7 +35,9 @@ def test_tokens_and_scores_are_those_of_the_client(explorer: Explorer, client: C
     assert number(explorer.fact("entropy")) == pytest.approx(scores.entropies[-1], abs=6e-5)
 
 
-def test_arrow_keys_walk_the_tokens_and_what_comes_next(explorer: Explorer, client: Client) -> None:
+def test_arrow_keys_walk_the_tokens_and_what_comes_next(
+    explorer: Explorer, explorer_client: Client
+) -> None:
     explorer.read(TEXT)
     page = explorer.page
     page.wait_for_selector("#summary:has-text('8 tokens, perplexity')")
@@ -70,7 +45,7 @@ def test_arrow_keys_walk_the_tokens_and_what_comes_next(explorer: Explorer, clie
     while page.evaluate("document.activeElement.getAttribute('role')") != "option":
         page.keyboard.press("Tab")
     assert explorer.fact("position") == "7"
-    rows = client.score(TEXT, logits="top", top_logits=10, logprobs=True).logits
+    rows = explorer_client.score(TEXT, logits="top", top_logits=10, logprobs=True).logits
     assert isinstance(rows, TopLogits)
     for key, position in (("ArrowLeft", 6), ("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2)):
         page.keyboard.press(key)
@@ -83,12 +58,16 @@ def test_arrow_keys_walk_the_tokens_and_what_comes_next(explorer: Explorer, clie
         np.testing.assert_allclose([share for _, _, share in found], wanted, atol=0.051)
     page.keyboard.press("End")  # the row behind the last token scores nothing: it is generated
     page.wait_for_selector("#next .bars[aria-label$='position 7']")
-    [step] = client.generate(TEXT, max_new_tokens=1, logits="top", top_logits=10, logprobs=True)
+    [step] = explorer_client.generate(
+        TEXT, max_new_tokens=1, logits="top", top_logits=10, logprobs=True
+    )
     assert isinstance(step.logits, TopLogits)
     assert [id_ for _, id_, _ in explorer.bars("next")] == list(step.logits.token_ids)
 
 
-def test_distances_of_the_map_are_those_of_the_vectors(explorer: Explorer, client: Client) -> None:
+def test_distances_of_the_map_are_those_of_the_vectors(
+    explorer: Explorer, explorer_client: Client
+) -> None:
     page = explorer.page
     page.get_by_label("Example").select_option("before")
     page.wait_for_selector("#map .curve")
@@ -96,7 +75,7 @@ def test_distances_of_the_map_are_those_of_the_vectors(explorer: Explorer, clien
     texts = [page.get_by_label(f"Sentence {side}").input_value() for side in "AB"]
     vectors = []
     for text in texts:
-        embedded = client.embed_tokens(text, layers=[layer])
+        embedded = explorer_client.embed_tokens(text, layers=[layer])
         vectors.append(embedded.vectors[0, embedded.tokens.index(" it")])
     a, b = (vector / np.linalg.norm(vector) for vector in vectors)
     page.wait_for_function("document.querySelector('#distance').textContent !== '0.0000'")
@@ -119,10 +98,12 @@ def test_an_encoder_shows_what_it_has_and_says_what_it_lacks(explorer: Explorer)
     assert number(page.locator("#distance").inner_text()) > 0.001  # it saw what follows
 
 
-def test_errors_are_shown_as_the_server_says_them(explorer: Explorer, client: Client) -> None:
+def test_errors_are_shown_as_the_server_says_them(
+    explorer: Explorer, explorer_client: Client
+) -> None:
     long = "word " * 2000
     with pytest.raises(InvalidArgument) as refused:
-        client.tokenize(long)
+        explorer_client.tokenize(long)
     explorer.read(long)
     shown = explorer.page.locator("#read [role=alert]").inner_text()
     assert shown in str(refused.value)
@@ -146,9 +127,9 @@ def test_a_long_text_is_shown_in_parts(explorer: Explorer) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read(chromium: Any, running: Server, scheme: Scheme) -> None:
+def test_all_text_can_be_read(chromium: Any, explorer_server: Server, scheme: Scheme) -> None:
     """At least 4.5 to 1 against its ground, on the strongest tint too (WCAG 2.2, AA)."""
-    with opened(chromium, running.admin, scheme) as explorer:
+    with opened(chromium, explorer_server.admin, scheme) as explorer:
         page = explorer.page
         page.wait_for_selector("#summary:has-text('perplexity')")
         page.wait_for_selector("#next .bars")
@@ -162,7 +143,9 @@ def test_all_text_can_be_read(chromium: Any, running: Server, scheme: Scheme) ->
               };
               document.querySelector(".chip").style.setProperty("--strength", "1");
               const kinds = "p, h1, h2, span, button, dt, dd, figcaption, code, output";
-              return [...document.querySelectorAll(kinds)].filter((node) => node.innerText).map((node) =>
+              const nodes = [...document.querySelectorAll(kinds)];
+              const found = nodes.filter((node) => node.innerText);
+              return found.map((node) =>
                 [node.innerText, getComputedStyle(node).color, ground(node)]);
             }"""
         )
@@ -198,15 +181,18 @@ def test_everything_that_can_be_focused_has_a_name_and_shows_it(explorer: Explor
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures(
-    chromium: Any, running: Server, scheme: Scheme, request: pytest.FixtureRequest
+    chromium: Any, explorer_server: Server, scheme: Scheme, request: pytest.FixtureRequest
 ) -> None:
     if not request.config.getoption("--screenshots"):
         pytest.skip("writes docs/explorer; asked for by --screenshots")
-    with opened(chromium, running.admin, scheme) as explorer:
+    with opened(chromium, explorer_server.admin, scheme) as explorer:
         page = explorer.page
         page.wait_for_selector("#summary:has-text('perplexity')")
         page.get_by_label("Example").select_option("before")
         page.wait_for_selector("#map .curve")
+        page.wait_for_selector("#lens .lens")
+        page.wait_for_selector("#attention .arcs")
+        page.wait_for_selector("#steered")
         page.wait_for_load_state("networkidle")
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / f"{scheme}.png", full_page=True)

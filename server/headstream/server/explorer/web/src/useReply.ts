@@ -4,12 +4,14 @@ import { wordsOf } from "./api/call";
 /** Where a question to the server stands. While a new one is under way the old value stays. */
 export interface Reply<Value> {
   busy: boolean;
+  /** The value is that of the question before. */
+  stale: boolean;
   value: Value | null;
   error: string | null;
 }
 
 const PAUSE_MS = 120;
-const NONE = { busy: false, value: null, error: null };
+const NONE = { busy: false, stale: false, value: null, error: null };
 
 /**
  * Ask the server anew whenever `key` changes, after a short pause; null asks nothing. What is still
@@ -27,15 +29,15 @@ export function useReply<Value>(
     }
     const control = new AbortController();
     const { signal } = control;
-    setReply(({ value }) => ({ busy: true, value, error: null }));
+    setReply(({ value }) => ({ busy: true, stale: true, value, error: null }));
     const run = async () => {
       try {
         const value = await load(signal, (part) => {
-          if (!signal.aborted) setReply({ busy: true, value: part, error: null });
+          if (!signal.aborted) setReply({ busy: true, stale: false, value: part, error: null });
         });
-        if (!signal.aborted) setReply({ busy: false, value, error: null });
+        if (!signal.aborted) setReply({ busy: false, stale: false, value, error: null });
       } catch (error) {
-        if (!signal.aborted) setReply({ busy: false, value: null, error: wordsOf(error) });
+        if (!signal.aborted) setReply({ ...NONE, error: wordsOf(error) });
       }
     };
     const timer = setTimeout(() => void run(), PAUSE_MS);

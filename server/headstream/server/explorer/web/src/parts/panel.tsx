@@ -54,7 +54,7 @@ export function Shown<Value>({ reply, empty, children }: ShownProps<Value>) {
       </p>
     );
   return (
-    <div class={reply.busy ? "stale" : ""} aria-busy={reply.busy}>
+    <div class={reply.stale ? "stale" : ""} aria-busy={reply.busy}>
       {children(reply.value)}
     </div>
   );

@@ -1,8 +1,11 @@
+import { useEffect, useRef } from "preact/hooks";
 import type { Token } from "../api/readings";
 import { percent, showSurface } from "../text/show";
 import { positionsOf, type Window } from "../text/window";
 
-const STEP = 62; // pixels of a token
+const WIDEST = 62; // pixels of a token
+const NARROWEST = 50;
+const WIDE = 700;
 const TALL = 130;
 const FAINTEST = 0.01;
 
@@ -18,16 +21,22 @@ interface Props {
 /** Arcs from one token to those it looks at, as thick as the weight. */
 export function Arcs({ tokens, row, query, view, onChoose }: Props) {
   const positions = positionsOf(view);
-  const x = (position: number) => (position - view.start + 0.5) * STEP;
+  const wide = Math.max(NARROWEST, Math.min(WIDEST, WIDE / positions.length));
+  const x = (position: number) => (position - view.start + 0.5) * wide;
+  const frame = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const { current } = frame;
+    if (current) current.scrollLeft = x(query) - current.clientWidth * 0.8; // it looks back
+  }, [query, view.start]);
   const reach = Math.max(...positions.map((key) => Math.abs(key - query)), 1);
   const seen = positions.reduce((sum, key) => sum + (row[key] ?? 0), 0);
   const drawn = positions.filter((key) => (row[key] ?? 0) >= FAINTEST);
   return (
     <>
-      <div class="scroll" tabIndex={0} role="group" aria-label="Attention arcs">
+      <div class="scroll" tabIndex={0} role="group" aria-label="Attention arcs" ref={frame}>
         <svg
           class="arcs"
-          width={positions.length * STEP}
+          width={positions.length * wide}
           height={TALL + 46}
           role="img"
           aria-label={`Attention from position ${query}; the list below has the numbers`}
@@ -71,4 +80,4 @@ export function Arcs({ tokens, row, query, view, onChoose }: Props) {
   );
 }
 
-const clip = (text: string): string => (text.length > 8 ? `${text.slice(0, 7)}…` : text);
+const clip = (text: string): string => (text.length > 7 ? `${text.slice(0, 6)}…` : text);

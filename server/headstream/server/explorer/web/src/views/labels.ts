@@ -1,4 +1,4 @@
-// Names beside marks, put where no other name stands.
+// Names beside marks, put where no other name and no mark stands.
 
 import type { Point } from "../math/pca";
 
@@ -18,10 +18,13 @@ interface Box {
 const LETTER = 7; // pixels of one, about
 const TALL = 12;
 const GAP = 9;
+const MARK = 6; // half of one
 
 /** A place for the name of each mark inside the width: right, left, below or above it. */
 export function placeLabels(marks: { text: string; at: Point }[], width: number): Label[] {
-  const taken: Box[] = [];
+  const taken = marks.map(({ at: [x, y] }): Box => {
+    return { left: x - MARK, right: x + MARK, top: y - MARK, bottom: y + MARK };
+  });
   return marks.map(({ text, at: [x, y] }) => {
     const length = text.length * LETTER;
     const places: Label[] = [
