@@ -12,6 +12,7 @@ import pytest
 
 from headstream.model.kernels.onednn import bf16_is_fast
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec
+from headstream.model.sites import SiteName
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
@@ -48,7 +49,7 @@ class News:
     vectors: bytes | None = None
     scores: dict[int, bytes] = field(default_factory=dict)  # position -> log-probability, rank...
     score_logits: dict[int, bytes] = field(default_factory=dict)  # position -> row, and its ids
-    sites: dict[tuple[str, int, int], np.ndarray] = field(
+    sites: dict[tuple[SiteName, int, int], np.ndarray] = field(
         default_factory=dict
     )  # (site, layer, position) -> row
     patterns: dict[tuple[int, int], np.ndarray] = field(
@@ -209,9 +210,9 @@ def _same_arrays(one: dict[Any, np.ndarray], other: dict[Any, np.ndarray]) -> bo
 def _take_seen(news: News, seen: Seen, frames: list[bytes]) -> None:
     for site in seen.sites:
         for i, row in enumerate(_array(site.values, frames)):
-            key = (site.site, site.layer, site.start + i)
-            assert key not in news.sites, "a row of a site was sent twice"
-            news.sites[key] = row
+            place = (site.site, site.layer, site.start + i)
+            assert place not in news.sites, "a row of a site was sent twice"
+            news.sites[place] = row
     for pattern in seen.patterns:
         weights = _array(pattern.weights, frames)  # [heads, n, K]
         keys = np.frombuffer(pattern.keys, np.int32)

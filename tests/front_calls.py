@@ -27,8 +27,8 @@ def generate(running: Running, timeout_s: float | None = None, **fields: Any) ->
     return stub.Generate(pb.GenerateRequest(prompt=prompt(), **fields), timeout=timeout_s)
 
 
-async def read_all(call: Any) -> list[pb.GenerateResponse]:
-    replies: list[pb.GenerateResponse] = []
+async def read_all(call: Any) -> list[Any]:
+    replies: list[Any] = []
     while reply := await call.read():
         replies.append(reply)
     return replies

@@ -24,35 +24,39 @@ from headstream.server.wire.sites import site_shapes
 def play_look(
     stream: SequenceStream, look: Look, length: int, new_tokens: int, ready: Ready
 ) -> None:
-    """The prompt in two chunks, of which the first knows no later keys; then token by token."""
+    """The prompt in two chunks, then token by token."""
     half = (length + 1) // 2
     for start, end in ((0, half), (half, length)):
         token = TokenEvent(0, 40, None, None, ()) if new_tokens and end == length else None
-        stream.put(make_event(seen=_seen(look, start, end, ready), token=token))
+        stream.put(make_event(seen=_seen(look, start, end, length, ready), token=token))
     for index in range(new_tokens):
         position = length + index
         last = index + 1 == new_tokens
         token = None if last else TokenEvent(index + 1, 41 + index, None, None, ())
-        seen = _seen(look, position, position + 1, ready)
+        seen = _seen(look, position, position + 1, length, ready)
         stream.put(make_event(seen=seen, token=token, finish="length" if last else None))
     if not new_tokens:
         stream.put(make_event(finish="length"))
 
 
-def _seen(look: Look, start: int, end: int, ready: Ready) -> SeenEvent:
-    """What the rows [start, end) show; there are keys up to ``end``."""
-    sites = () if look.trace is None else tuple(_sites(look.trace, start, end, ready))
-    patterns = () if look.attention is None else tuple(_patterns(look.attention, start, end))
+def _seen(look: Look, start: int, end: int, length: int, ready: Ready) -> SeenEvent:
+    """What the rows [start, end) behind, or of, a prompt of that length show."""
+    keys = max(length, end)
+    sites = () if look.trace is None else tuple(_sites(look.trace, start, end, keys, ready))
+    asked = look.attention
+    patterns = () if asked is None else tuple(_patterns(asked, start, end, keys))
     lens = () if look.lens is None else tuple(_lens(look.lens, start, end, ready))
     return SeenEvent(sites, patterns, lens)
 
 
-def _sites(spec: TraceSpec, start: int, end: int, ready: Ready) -> Iterator[SiteEvent]:
+def _sites(
+    spec: TraceSpec, start: int, end: int, num_keys: int, ready: Ready
+) -> Iterator[SiteEvent]:
     first, last = max(start, spec.start), end if spec.end is None else min(end, spec.end)
     for site in spec.sites if first < last else ():
         for layer in site.layers:
             positions = np.arange(first, last)
-            values = site_values(site, layer, positions, end, ready)
+            values = site_values(site, layer, positions, num_keys, ready)
             yield SiteEvent(site.name, layer, first, float_tensor(values))
 
 
@@ -68,12 +72,12 @@ def site_values(
     return values if site.heads else values[:, 0]
 
 
-def _patterns(spec: PatternSpec, start: int, end: int) -> Iterator[PatternEvent]:
+def _patterns(spec: PatternSpec, start: int, end: int, num_keys: int) -> Iterator[PatternEvent]:
     queries = tuple(query for query in spec.queries if start <= query < end)
     single = spec.average_heads or spec.rollout
     heads = [0] if single else spec.heads
     for layer in ([0] if spec.rollout else spec.layers) if queries else ():
-        keys = np.arange(spec.top_k or end)
+        keys = np.arange(spec.top_k or num_keys)
         weights = (
             layer + np.reshape(heads, (-1, 1, 1)) / 10 + np.reshape(queries, (1, -1, 1)) / 1000
         )

@@ -72,6 +72,8 @@ class SiteOracle:
         self._inner = getattr(self._model, self._model.base_model_prefix, self._model)
         self.values: dict[tuple[str, int], Tensor] = {}  # [n, ...]
         self.logits = torch.empty(0)  # [n, V]
+        types = getattr(getattr(self._inner, "embeddings", None), "token_type_embeddings", None)
+        self._types = torch.zeros(1) if types is None else types.weight[0].detach()
         self._change: Change = _nothing
         self._layer = 0
         self._hook()
@@ -85,6 +87,12 @@ class SiteOracle:
         if hasattr(out, "logits"):
             self.logits = out.logits[0]
         return self
+
+    def read(self, resid: Tensor) -> Tensor:
+        """What its final norm and unembedding make of rows [n, d] of the stream: [n, V]."""
+        with torch.inference_mode():
+            norm = self._inner.get_submodule(_FINAL.get(self._name, "norm"))
+            return self._model.lm_head(norm(resid))
 
     def _hook(self) -> None:
         get, name = self._inner.get_submodule, self._name
@@ -115,7 +123,7 @@ class SiteOracle:
     def _show(self, site: str, layer: int, x: Tensor) -> None:
         """x [1, n, ...]"""
         self._change(site, layer, x[0])
-        self.values[site, layer] = x[0].clone()
+        self.values[site, layer] = x[0] + self._types if site == "pos_embed" else x[0].clone()
 
     def _attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any

@@ -22,43 +22,42 @@ Positions: TypeAlias = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Add:
+class Intervention:
+    """A change to the model for one request: `Add`, `Scale` or `Patch`."""
+
+    site: SiteName
+    layers: Layers  # 1 to L
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Add(Intervention):
     """Add a vector, times a factor, to the rows of a place.
 
     Steering is this, at `resid_post` of a middle layer.
     """
 
-    site: SiteName
-    layers: Layers  # 1 to L
     vector: Array | Sequence[float]  # [width of the place], of a head where it has heads
     heads: Sequence[int] = ()  # empty: all, or the place has none
     positions: Positions = (0, None)
     factor: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+@dataclass(frozen=True, slots=True, eq=False)
+class Scale(Intervention):
     """Multiply the rows of a place; 0 takes a head or a layer out."""
 
-    site: SiteName
-    layers: Layers  # 1 to L
     factor: float
     heads: Sequence[int] = ()  # empty: all, or the place has none
     positions: Positions = (0, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch(Intervention):
     """Put in what the same place has, at the same positions, when the model reads another text."""
 
-    site: SiteName
-    layers: Layers  # 1 to L
     text: Text  # the other one, special tokens included
     heads: Sequence[int] = ()  # empty: all, or the place has none
     positions: Positions = (0, None)  # no end: that of the other text
-
-
-Intervention: TypeAlias = Add | Scale | Patch
 
 
 def to_messages(interventions: Sequence[Intervention]) -> list[pb.Intervention]:
@@ -71,22 +70,30 @@ def to_messages(interventions: Sequence[Intervention]) -> list[pb.Intervention]:
 
 
 def _to_message(change: Intervention) -> pb.Intervention:
-    start, end = change.positions
-    message = pb.Intervention(
-        site=change.site,
-        layers=[change.layers] if isinstance(change.layers, int) else change.layers,
-        heads=change.heads,
-        position_start=start,
-        position_end=end,
-    )
     match change:
         case Add():
+            message = _place(change, change.heads, change.positions)
             vector = np.asarray(change.vector, "<f4")
             if vector.ndim != 1:
                 raise ValueError(f"the vector of {change.site} has {vector.ndim} axes, not one")
             message.add.vector, message.add.factor = vector.tobytes(), change.factor
         case Scale():
+            message = _place(change, change.heads, change.positions)
             message.scale = change.factor
         case Patch():
+            message = _place(change, change.heads, change.positions)
             message.patch_from.CopyFrom(text_input(change.text))
+        case _:
+            raise TypeError(f"{change!r} is neither Add, Scale nor Patch")
     return message
+
+
+def _place(change: Intervention, heads: Sequence[int], positions: Positions) -> pb.Intervention:
+    start, end = positions
+    return pb.Intervention(
+        site=change.site,
+        layers=[change.layers] if isinstance(change.layers, int) else change.layers,
+        heads=heads,
+        position_start=start,
+        position_end=end,
+    )

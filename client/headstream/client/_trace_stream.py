@@ -35,20 +35,21 @@ class TraceStream:
     def __init__(self, call: SyncCall[pb.TraceResponse]) -> None:
         self._call = call
         self._state = TraceState()
+        self._over = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> TracedToken:
         while not self._state.tokens:
-            if self._state.ended:
+            if self._over:
                 raise StopIteration
             self._pull()
         return self._state.tokens.popleft()
 
     def result(self) -> Trace:
         """The whole trace; what is still to come is read first."""
-        while not self._state.ended:
+        while not self._over:
             self._pull()
         return self._state.result()
 
@@ -56,14 +57,19 @@ class TraceStream:
         try:
             event = next(self._call, None)
         except grpc.RpcError as error:
+            self._over = True
             failed = cast("_status.FailedCall", error)
             raise _status.from_call(failed, self._state.reached) from error
-        if event is None:
+        if event is not None:
+            self._state.feed(event)
+            return
+        self._over = True
+        if not self._state.ended:
             raise _status.unfinished(self._state.reached or 0)
-        self._state.feed(event)
 
     def close(self) -> None:
         """End the call on the server, if it is still running."""
+        self._over = True
         self._call.cancel()
 
     def __enter__(self) -> Self:
@@ -93,24 +99,25 @@ class AsyncTraceStream:
         self._call = call
         self._connect = connect  # raises Unavailable where no server is found
         self._state = TraceState()
+        self._over = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> TracedToken:
         while not self._state.tokens:
-            if self._state.ended:
+            if self._over:
                 raise StopAsyncIteration
             await self._pull()
         return self._state.tokens.popleft()
 
     def __del__(self) -> None:
-        if not self._state.ended:  # what runs inside gRPC would keep the call alive
+        if not self._over:  # the loop was left: what runs inside gRPC would keep the call alive
             self._call.cancel()
 
     async def result(self) -> Trace:
         """The whole trace; what is still to come is read first."""
-        while not self._state.ended:
+        while not self._over:
             await self._pull()
         return self._state.result()
 
@@ -119,13 +126,18 @@ class AsyncTraceStream:
         try:
             event = await self._call.read()
         except grpc.aio.AioRpcError as error:
+            self._over = True
             raise _status.from_call(error, self._state.reached) from error
-        if not isinstance(event, pb.TraceResponse):
+        if isinstance(event, pb.TraceResponse):
+            self._state.feed(event)
+            return
+        self._over = True
+        if not self._state.ended:
             raise _status.unfinished(self._state.reached or 0)
-        self._state.feed(event)
 
     async def aclose(self) -> None:
         """End the call on the server, if it is still running."""
+        self._over = True
         self._call.cancel()
 
     async def __aenter__(self) -> Self:

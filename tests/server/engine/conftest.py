@@ -8,7 +8,7 @@ import pytest
 
 from headstream.model.kernels import TORCH_INT8_KERNELS, TORCH_KERNELS
 from headstream.server.engine import build
-from tiny_models import save_tiny
+from tiny_models import DECODERS, ENCODERS, save_tiny
 
 _TORCH = {"none": TORCH_KERNELS, "int8": TORCH_INT8_KERNELS}
 
@@ -17,6 +17,15 @@ _TORCH = {"none": TORCH_KERNELS, "int8": TORCH_INT8_KERNELS}
 def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random Gemma 3."""
     return save_tiny("gemma3", tmp_path_factory.mktemp("tiny-gemma"))
+
+
+@pytest.fixture(scope="session")
+def gentle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directory of a random model of each family, whose values are about 1."""
+    return {
+        family: save_tiny(family, tmp_path_factory.mktemp(family), initializer_range=0.1)
+        for family in (*DECODERS, *ENCODERS)
+    }
 
 
 @pytest.fixture(scope="session")

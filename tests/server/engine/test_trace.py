@@ -10,60 +10,24 @@ import pytest
 
 from contract_requests import text
 from engine_trace import News, Trace
+from every_site import LAYERS, every_site
 from headstream.model.sites import SiteName, SiteSpec, TraceSpec
 from headstream.server.engine.look import Look
 from site_oracle import SiteOracle
-from tiny_models import DECODERS, ENCODERS, save_tiny
+from tiny_models import DECODERS, ENCODERS
 
-LAYERS = (1, 2, 3)
 FAMILIES = [*DECODERS, *ENCODERS]
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Directory of a small model of each family."""
-    return {
-        family: save_tiny(family, tmp_path_factory.mktemp(family), initializer_range=0.1)
-        for family in FAMILIES
-    }
-
-
-def every_site(trace: Trace) -> tuple[SiteSpec, ...]:
-    """All sites, layers and heads of a model."""
-    config = trace.runner.model.config
-    queries, keys = tuple(range(config.n_heads)), tuple(range(config.n_kv_heads))
-    heads: dict[SiteName, tuple[int, ...]] = {
-        "resid_pre": (),
-        "resid_mid": (),
-        "resid_post": (),
-        "q": queries,
-        "k": keys,
-        "v": keys,
-        "attn_scores": queries,
-        "pattern": queries,
-        "z": queries,
-        "attn_out": (),
-        "mlp_post": (),
-        "mlp_out": (),
-    }
-    sites = [SiteSpec("embed", (0,)), SiteSpec("ln_final", (3,))]
-    if not config.rope:
-        sites.append(SiteSpec("pos_embed", (0,)))
-    return (*sites, *(SiteSpec(name, LAYERS, own) for name, own in heads.items()))
-
-
-def stack(news: News, site: str, layer: int, positions: range) -> np.ndarray:
+def stack(news: News, site: SiteName, layer: int, positions: range) -> np.ndarray:
     """Its rows at all positions."""
     return np.stack([news.sites[site, layer, position] for position in positions])
 
 
 def check_equal(news: News, oracle: SiteOracle, positions: range, places: list[Any]) -> None:
     """Every value of these places is that of transformers."""
-    types = getattr(oracle._inner, "embeddings", None)
     for site, layer in places:
         theirs = oracle.values[site, layer][list(positions)].numpy()
-        if site == "pos_embed" and hasattr(types, "token_type_embeddings"):
-            theirs = theirs + types.token_type_embeddings.weight[0].detach().numpy()
         ours = stack(news, site, layer, positions)
         ours = ours[..., : theirs.shape[-1]] if site in {"pattern", "attn_scores"} else ours
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5, err_msg=f"{site} {layer}")
@@ -72,11 +36,11 @@ def check_equal(news: News, oracle: SiteOracle, positions: range, places: list[A
 @pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_site_equals_transformers(
-    family: str, checkpoints: dict[str, Path], cache_dir: Path
+    family: str, gentle: dict[str, Path], cache_dir: Path
 ) -> None:
     """A prompt in two chunks and more, with sliding windows shorter than it."""
     length = 300
-    trace = Trace(checkpoints[family], cache_dir, max_num_batched_tokens=330, max_num_seqs=4)
+    trace = Trace(gentle[family], cache_dir, max_num_batched_tokens=330, max_num_seqs=4)
     sites, ids = every_site(trace), text(5, length)
     traced = trace.submit(ids, look=Look(TraceSpec(sites)))
     trace.run()
@@ -84,7 +48,7 @@ def test_every_site_equals_transformers(
     assert news.finish == "length"
     places = [(site.name, layer) for site in sites for layer in site.layers]
     assert news.sites.keys() == {(*place, i) for place in places for i in range(length)}
-    check_equal(news, SiteOracle(checkpoints[family]).run(ids), range(length), places)
+    check_equal(news, SiteOracle(gentle[family]).run(ids), range(length), places)
     for layer in LAYERS:
         pattern = stack(news, "pattern", layer, range(length))  # [n, H, K]
         np.testing.assert_allclose(pattern.sum(-1), 1.0, atol=1e-6)
@@ -95,9 +59,9 @@ def test_every_site_equals_transformers(
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_generated_tokens_are_traced_while_they_come(
-    family: str, checkpoints: dict[str, Path], cache_dir: Path
+    family: str, gentle: dict[str, Path], cache_dir: Path
 ) -> None:
-    trace = Trace(checkpoints[family], cache_dir)
+    trace = Trace(gentle[family], cache_dir)
     sites, ids = every_site(trace), text(5, 40)
     traced = trace.submit(ids, 12, look=Look(TraceSpec(sites, start=30)))
     trace.run()
@@ -106,7 +70,7 @@ def test_generated_tokens_are_traced_while_they_come(
     places = [(site.name, layer) for site in sites for layer in site.layers]
     positions = range(30, 52)
     assert {key[2] for key in news.sites} == set(positions)
-    oracle = SiteOracle(checkpoints[family]).run(ids + news.token_ids)
+    oracle = SiteOracle(gentle[family]).run(ids + news.token_ids)
     plain = [place for place in places if place[0] not in {"pattern", "attn_scores"}]
     check_equal(news, oracle, positions, plain)
     for layer in LAYERS:
@@ -118,9 +82,9 @@ def test_generated_tokens_are_traced_while_they_come(
 
 
 def test_a_range_of_positions_and_heads_is_cut_out(
-    checkpoints: dict[str, Path], cache_dir: Path
+    gentle: dict[str, Path], cache_dir: Path
 ) -> None:
-    trace = Trace(checkpoints["llama"], cache_dir)
+    trace = Trace(gentle["llama"], cache_dir)
     ids = text(5, 60)
     whole = trace.submit(ids, look=Look(TraceSpec(every_site(trace))))
     sites = (
@@ -142,10 +106,8 @@ def test_a_range_of_positions_and_heads_is_cut_out(
         np.testing.assert_allclose(row, theirs, atol=1e-6)
 
 
-def test_what_the_model_does_not_have_is_refused(
-    checkpoints: dict[str, Path], cache_dir: Path
-) -> None:
-    trace = Trace(checkpoints["llama"], cache_dir)
+def test_what_the_model_does_not_have_is_refused(gentle: dict[str, Path], cache_dir: Path) -> None:
+    trace = Trace(gentle["llama"], cache_dir)
     wrong = {
         "vectors of positions": SiteSpec("pos_embed", (0,)),
         "layers: 4": SiteSpec("z", (4,), (0,)),

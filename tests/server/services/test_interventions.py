@@ -42,9 +42,8 @@ def zero() -> pb.Intervention:
 
 
 def patch(count: int = 6, **fields: Any) -> pb.Intervention:
-    return pb.Intervention(
-        **({"site": "resid_post", "layers": [2, 1], "patch_from": ids(count)} | fields)
-    )
+    named: dict[str, Any] = {"site": "resid_post", "layers": [2, 1], "patch_from": ids(count)}
+    return pb.Intervention(**(named | fields))
 
 
 def stub(kind: Any, running: Running) -> Any:

@@ -34,7 +34,8 @@ def parse(*messages: pb.Intervention) -> tuple[Any, ...]:
 
 
 def change(**fields: Any) -> pb.Intervention:
-    return pb.Intervention(**({"site": "resid_post", "layers": [1], "scale": 1.0} | fields))
+    named: dict[str, Any] = {"site": "resid_post", "layers": [1], "scale": 1.0}
+    return pb.Intervention(**(named | fields))
 
 
 def test_a_vector_is_added_at_sorted_layers() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -39,12 +38,11 @@ class Adder:
         """The same, and the sum normed by ``gain`` [N, d]; the sum is ``resid_mid``."""
         again = self._show(resid, y, probe)
         x = self._kernels.add_norm(resid, y, self._gain, gain)
-        norm = partial(self._kernels.rms_norm, gain=gain)
         if again is not None:
             rows, sums = again
             resid[rows] = sums
-            x[rows] = norm(sums)
-        return probe.normed("resid_mid", resid, x, norm)
+            x[rows] = self._kernels.rms_norm(sums, gain)
+        return probe.normed("resid_mid", resid, x, lambda rows: self._kernels.rms_norm(rows, gain))
 
     def _show(self, resid: Tensor, y: Tensor, probe: Probe) -> tuple[Tensor, Tensor] | None:
         """Rows int64 [r] that the kernel will not add as they shall be, and their sums [r, d]."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from headstream.server.cli.attention import attention
 from headstream.server.cli.demo import demo
 from headstream.server.cli.embed import embed
 from headstream.server.cli.generate import generate
+from headstream.server.cli.lens import lens
 from headstream.server.cli.lookup import lookup
 from headstream.server.cli.models import models
 from headstream.server.cli.score import score
@@ -28,5 +30,7 @@ app.command(
 app.command()(generate)
 app.command()(embed)
 app.command()(score)
+app.command()(attention)
+app.command()(lens)
 app.command()(models)
 app.add_typer(lookup, name="lookup")

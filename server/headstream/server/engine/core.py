@@ -99,6 +99,7 @@ class EngineCore:
                 self._compiling.pop(sequence_id, None)
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.remove(sequence)
+                    self._lenses.drop(sequence)
             case Flow(id=sequence_id, paused=paused):
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.pause(sequence, paused=paused)

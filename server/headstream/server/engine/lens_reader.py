@@ -27,6 +27,10 @@ class LensReader:
         """More of its rows wait."""
         self._line[sequence] = None
 
+    def drop(self, sequence: Sequence) -> None:
+        """Nobody wants its rows any more."""
+        self._line.pop(sequence, None)
+
     def read(self, frames: Frames, *, beside: bool) -> list[Delta]:
         """Read rows of the first in line; ``beside``: others compute in this step."""
         sequence = self._next()
@@ -55,7 +59,7 @@ class LensReader:
         ]
 
     def _next(self) -> Sequence | None:
-        """The first whose reader keeps up; those that are gone are forgotten."""
+        """The first whose reader keeps up; those that a failed step has ended are forgotten."""
         here = self._scheduler.get
         self._line = {each: None for each in self._line if here(each.spec.id) is each}
         return next((each for each in self._line if not self._scheduler.is_paused(each)), None)

@@ -37,14 +37,12 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         model = self._models.get(request.model)
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_trace(request, model.ready, model.limits)
-        num_tokens = 0
         async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
             async for event in events:
                 if isinstance(event, pb.TraceStart):
-                    num_tokens = len(event.tokens.ids)
                     yield pb.TraceResponse(start=event)
                 elif isinstance(event, Event):
-                    for reply in site_events(_seen(event).sites, num_tokens):
+                    for reply in site_events(_seen(event).sites):
                         self._count(model.name, "sites", len(reply.chunk.values.data))
                         yield reply
                     if event.token is not None:
@@ -61,14 +59,12 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         model = self._models.get(request.model)
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_attention(request, model.ready, model.limits)
-        num_tokens = 0
         async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
             async for event in events:
                 if isinstance(event, pb.TraceStart):
-                    num_tokens = len(event.tokens.ids)
                     yield pb.AttentionResponse(start=event)
                 elif isinstance(event, Event):
-                    for reply in pattern_events(_seen(event).patterns, asked.heads, num_tokens):
+                    for reply in pattern_events(_seen(event).patterns, asked.heads):
                         num_bytes = len(reply.chunk.weights.data) + len(reply.chunk.keys.data)
                         self._count(model.name, "patterns", num_bytes)
                         yield reply

@@ -15,7 +15,6 @@ from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_message
 from headstream.server.wire.fields import check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
-from headstream.server.wire.keys import fit_keys, to_array
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.sites import check_members
 from headstream.server.wire.tensors import (
@@ -24,6 +23,7 @@ from headstream.server.wire.tensors import (
     parse_float_dtype,
     put_int32,
     put_tensor,
+    to_array,
 )
 from headstream.v1 import internals_service_pb2 as pb
 
@@ -85,7 +85,7 @@ def parse_attention(request: pb.AttentionRequest, ready: Ready, limits: Limits) 
 
 
 def pattern_events(
-    events: Iterable[PatternEvent], heads: tuple[int, ...], num_tokens: int
+    events: Iterable[PatternEvent], heads: tuple[int, ...]
 ) -> Iterator[pb.AttentionResponse]:
     """The weights of a step, each message with at most 1 MiB of them, or one row.
 
@@ -93,8 +93,7 @@ def pattern_events(
     """
     for event in events:
         top_k = event.weights.shape[2] if event.keys else 0
-        weights = event.weights if top_k else fit_keys(event.weights, num_tokens, scores=False)
-        values = to_array(weights)  # [heads, queries, keys] or [.., top_k]
+        values = to_array(event.weights)  # [heads, queries, keys] or [.., top_k]
         keys = np.frombuffer(event.keys, "<i4").reshape(values.shape) if top_k else None
         for some_heads, some_queries in _cut(
             values.shape, values.itemsize + _KEY_BYTES * bool(top_k)
@@ -105,7 +104,7 @@ def pattern_events(
             chunk.layer = event.layer
             chunk.heads.extend(heads[some_heads])
             chunk.queries.extend(event.queries[some_queries])
-            put_tensor(chunk.weights, WireTensor(weights.dtype, part.shape, part.tobytes()))
+            put_tensor(chunk.weights, WireTensor(event.weights.dtype, part.shape, part.tobytes()))
             if keys is not None:
                 put_int32(chunk.keys, keys[some_heads, some_queries])
             yield reply

@@ -15,12 +15,11 @@ from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_message
 from headstream.server.wire.fields import check_distinct
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
-from headstream.server.wire.keys import take_rows
 from headstream.server.wire.layers import FINAL, resolve_layer
 from headstream.server.wire.logits import parse_logits
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
-from headstream.server.wire.tensors import ITEM_BYTES, put_tensor
+from headstream.server.wire.tensors import ITEM_BYTES, put_tensor, to_array
 from headstream.v1 import internals_service_pb2 as pb
 from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -80,8 +79,8 @@ def lens_events(events: Iterable[LensEvent]) -> Iterator[pb.LogitLensResponse]:
         for row in range(num_rows):
             reply = pb.LogitLensResponse()
             reply.row.layer, reply.row.position = event.layer, event.start + row
-            taken = take_rows(event.logits, row, row + 1)
-            logits = WireTensor(taken.dtype, taken.shape[1:], taken.data)
+            values = to_array(event.logits)[row]
+            logits = WireTensor(event.logits.dtype, values.shape, values.tobytes())
             put_tensor(reply.row.logits.values, logits)
             reply.row.logits.token_ids.extend(ids[row].tolist())
             yield reply

@@ -10,9 +10,8 @@ from headstream.server.engine.messages import Ready
 from headstream.server.errors import InvalidRequest
 from headstream.server.wire.fields import check_distinct, check_int
 
-KEYED: frozenset[SiteName] = frozenset({"attn_scores", "pattern"})
-"""Places with a value for each key of a row."""
-_FIXED: frozenset[SiteName] = KEYED | {"pos_embed", "ln_final"}
+_KEYED: frozenset[SiteName] = frozenset({"attn_scores", "pattern"})
+_FIXED: frozenset[SiteName] = _KEYED | {"pos_embed", "ln_final"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ VectorDtype = Literal["float32", "bfloat16", "float16", "int8", "binary"]
 SCALE_BYTES = 4  # that each int8 vector brings
 ITEM_BYTES: dict[WireDtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
+_STORAGE: dict[WireDtype, str] = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
+
 _TO_PROTO: dict[str, tensor_pb2.DataType.ValueType] = {
     "float32": tensor_pb2.DATA_TYPE_FLOAT32,
     "bfloat16": tensor_pb2.DATA_TYPE_BFLOAT16,
@@ -81,6 +83,11 @@ def put_tensor(into: tensor_pb2.Tensor, tensor: WireTensor, *, data: bool = True
     into.shape.extend(tensor.shape)
     if data:
         into.data = tensor.data
+
+
+def to_array(tensor: WireTensor) -> NDArray[np.generic]:
+    """The elements as numpy stores them; of bfloat16 their bits."""
+    return np.frombuffer(tensor.data, _STORAGE[tensor.dtype]).reshape(tensor.shape)
 
 
 def put_int32(into: tensor_pb2.Tensor, values: NDArray[np.int32]) -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from headstream.model.outputs import WireDtype
 from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Ready
-from headstream.server.engine.stream import SiteEvent, WireTensor
+from headstream.server.engine.stream import SiteEvent
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_message
 from headstream.server.wire.fields import check_count, check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
-from headstream.server.wire.keys import fit_keys, take_rows
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
-from headstream.server.wire.sites import KEYED, SiteShape, find_site
+from headstream.server.wire.sites import SiteShape, find_site
 from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
 from headstream.v1 import internals_service_pb2 as pb
 
@@ -55,9 +53,9 @@ class TraceCall:
     def _bytes(
         self, shape: SiteShape, spec: SiteSpec, start: int, end: int, num_tokens: int
     ) -> int:
-        """Bytes of one site: those of the input's rows, and of each generated one."""
+        """Bytes of one site: rows of the input have its keys, generated ones those up to them."""
         rows = sum(
-            self._row_bytes(shape, spec, num_keys=keys_of(position, num_tokens))
+            self._row_bytes(shape, spec, num_keys=position + 1)
             for position in range(max(start, num_tokens), end)
         )
         before = max(0, min(end, num_tokens) - start)
@@ -67,11 +65,6 @@ class TraceCall:
     def _row_bytes(self, shape: SiteShape, spec: SiteSpec, *, num_keys: int) -> int:
         """Bytes of one row in one layer."""
         return max(1, len(spec.heads)) * (shape.width or num_keys) * ITEM_BYTES[self.dtype]
-
-
-def keys_of(position: int, num_tokens: int) -> int:
-    """Keys that the rows of a position come with: the input's, or those up to a generated one."""
-    return max(num_tokens, position + 1)
 
 
 def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> TraceCall:
@@ -109,30 +102,12 @@ def _parse_sites(
     return tuple(sites)
 
 
-def site_events(events: Iterable[SiteEvent], num_tokens: int) -> Iterator[pb.TraceResponse]:
+def site_events(events: Iterable[SiteEvent]) -> Iterator[pb.TraceResponse]:
     """The values of a step, each message with at most 1 MiB of them, or with one row."""
     for event in events:
-        for start, values in _even_rows(event, num_tokens):
-            for first, part in cut_rows(values):
-                reply = pb.TraceResponse()
-                chunk = reply.chunk
-                chunk.site, chunk.layer, chunk.start = event.site, event.layer, start + first
-                put_tensor(chunk.values, part)
-                yield reply
-
-
-def _even_rows(event: SiteEvent, num_tokens: int) -> Iterator[tuple[int, WireTensor]]:
-    """Position of the first row and rows with equally many keys: generated ones have more each."""
-    if event.site not in KEYED:
-        yield event.start, event.values
-        return
-    end = event.start + event.values.shape[0]
-    split = min(max(event.start, num_tokens), end)  # rows of the input before it
-    bounds = [event.start, *range(split, end + 1)]
-    for start, stop in pairwise(bounds):
-        if start < stop:
-            rows = take_rows(event.values, start - event.start, stop - event.start)
-            fitted = fit_keys(
-                rows, keys_of(stop - 1, num_tokens), scores=event.site == "attn_scores"
-            )
-            yield start, fitted
+        for first, part in cut_rows(event.values):
+            reply = pb.TraceResponse()
+            chunk = reply.chunk
+            chunk.site, chunk.layer, chunk.start = event.site, event.layer, event.start + first
+            put_tensor(chunk.values, part)
+            yield reply
