@@ -85,7 +85,7 @@ def opened(chromium: Any, admin: str, scheme: Scheme = "light") -> Generator[Exp
         color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1240, "height": 900}
     )
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(100_000)
     explorer = Explorer(page)
     page.on("console", lambda said: explorer.complaints.append(said.text))
     page.on("pageerror", lambda error: explorer.complaints.append(str(error)))
@@ -95,8 +95,10 @@ def opened(chromium: Any, admin: str, scheme: Scheme = "light") -> Generator[Exp
 
 
 def number(text: str) -> float:
-    """A number as the page writes it."""
-    return float(text.replace("\u2212", "-").replace(",", "").removesuffix("%").removeprefix("<"))
+    """A number as the page writes it; what it calls less than its last digit is 0."""
+    if text.startswith("<"):
+        return 0.0
+    return float(text.replace("\u2212", "-").replace(",", "").removesuffix("%"))
 
 
 def contrast(one: str, other: str) -> float:

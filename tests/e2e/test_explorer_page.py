@@ -115,11 +115,9 @@ def test_errors_are_shown_as_the_server_says_them(
 
 def test_a_long_text_is_shown_in_parts(explorer: Explorer) -> None:
     page = explorer.page
-    explorer.read("the cat sat on the mat and " * 120)
-    page.wait_for_selector("#summary:has-text('perplexity')")
+    explorer.read("the cat sat on the mat and " * 65)
+    page.wait_for_selector("[data-fact=position]:text-is('456')")  # its last token
     assert page.locator("[role=option]").count() == 400
-    last = int(explorer.fact("position"))
-    assert last > 800
     page.locator("[aria-selected=true]").first.focus()
     page.keyboard.press("Home")
     page.wait_for_selector("[data-fact=position]:text-is('0')")

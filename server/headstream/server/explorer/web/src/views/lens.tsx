@@ -75,7 +75,14 @@ function Table({ model, rows, tokens, position, onChoose }: TableProps) {
   return (
     <>
       <div class="scroll">
-        <table class="lens" role="grid" aria-label="Logit lens" ref={table} onKeyDown={onKeyDown}>
+        <table
+          class="lens"
+          role="grid"
+          aria-label="Logit lens"
+          style={{ "--columns": `${columns.length}` }}
+          ref={table}
+          onKeyDown={onKeyDown}
+        >
           <thead>
             <tr>
               <th scope="col">layer</th>
