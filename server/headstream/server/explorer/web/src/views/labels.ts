@@ -20,12 +20,18 @@ const TALL = 12;
 const GAP = 9;
 const MARK = 6; // half of one
 
-/** A place for the name of each mark inside the width: right, left, below or above it. */
-export function placeLabels(marks: { text: string; at: Point }[], width: number): Label[] {
+/**
+ * A place for the name of each mark inside the width: right, left, below or above it. Where none is
+ * free a mark has no name, but the chosen ones, which come first, always have.
+ */
+export function placeLabels(
+  marks: { text: string; at: Point; chosen: boolean }[],
+  width: number,
+): (Label | null)[] {
   const taken = marks.map(({ at: [x, y] }): Box => {
     return { left: x - MARK, right: x + MARK, top: y - MARK, bottom: y + MARK };
   });
-  return marks.map(({ text, at: [x, y] }) => {
+  const place = ({ text, at: [x, y], chosen }: (typeof marks)[number]): Label | null => {
     const length = text.length * LETTER;
     const places: Label[] = [
       { x: x + GAP, y: y + 4, anchor: "start" },
@@ -40,10 +46,14 @@ export function placeLabels(marks: { text: string; at: Point }[], width: number)
       return left >= 0 && right <= width;
     });
     const free = inside.find((place) => !taken.some((box) => meet(box, boxOf(place, length))));
-    const chosen = free ?? inside[0] ?? places[0]!;
-    taken.push(boxOf(chosen, length));
-    return chosen;
-  });
+    const found = free ?? (chosen ? (inside[0] ?? places[0]!) : null);
+    if (found) taken.push(boxOf(found, length));
+    return found;
+  };
+  const labels = new Map<(typeof marks)[number], Label | null>();
+  for (const mark of [...marks].sort((a, b) => Number(b.chosen) - Number(a.chosen)))
+    labels.set(mark, place(mark));
+  return marks.map((mark) => labels.get(mark) ?? null);
 }
 
 function boxOf({ x, y, anchor }: Label, length: number): Box {

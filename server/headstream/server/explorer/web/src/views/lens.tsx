@@ -105,6 +105,7 @@ function Table({ model, rows, tokens, position, onChoose }: TableProps) {
                   return (
                     <td
                       key={column}
+                      role="gridcell"
                       class={column === position ? "cell chosen" : "cell"}
                       aria-selected={isChosen}
                       aria-label={`layer ${layer}, position ${column}: ${text}, ${percent(share)}`}

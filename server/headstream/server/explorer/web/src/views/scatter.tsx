@@ -54,21 +54,34 @@ export function Scatter({ marks }: { marks: Mark[] }) {
           const [x, y] = at(marks.length + i);
           return <circle key={i} class={`still side-${side}`} cx={x} cy={y} r={3} />;
         })}
-        {marks.map(({ side, chosen }, i) => {
+        {marks.map(({ text, side, chosen }, i) => {
           const [x, y] = at(i);
           const size = (side === 0 ? 6 : 4) + (chosen ? 2 : 0);
           const name = `mark side-${side}${chosen ? " chosen" : ""}`;
           return side === 0 ? (
-            <circle key={i} class={name} cx={x} cy={y} r={size} />
+            <circle key={i} class={name} cx={x} cy={y} r={size}>
+              <title>{text}</title>
+            </circle>
           ) : (
-            <rect key={i} class={name} x={x - size} y={y - size} width={2 * size} height={2 * size} />
+            <rect key={i} class={name} x={x - size} y={y - size} width={2 * size} height={2 * size}>
+              <title>{text}</title>
+            </rect>
           );
         })}
-        {labels.map(({ x, y, anchor }, i) => (
-          <text key={i} class={named[i]!.chosen ? "chosen" : ""} x={x} y={y} text-anchor={anchor}>
-            {named[i]!.text}
-          </text>
-        ))}
+        {labels.map(
+          (label, i) =>
+            label && (
+              <text
+                key={i}
+                class={named[i]!.chosen ? "chosen" : ""}
+                x={label.x}
+                y={label.y}
+                text-anchor={label.anchor}
+              >
+                {named[i]!.text}
+              </text>
+            ),
+        )}
       </svg>
       <figcaption>
         <span class="key side-0">● sentence A</span> <span class="key side-1">■ sentence B</span>{" "}
