@@ -64,7 +64,8 @@ def test_wheel_has_every_source(wheel: Path) -> None:
 def test_wheel_has_the_explorers_page_and_not_its_sources(wheel: Path) -> None:
     folder = "headstream/server/explorer"
     packed = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"{folder}/static/index.html", f"{folder}/static/assets/index.js"} <= packed
+    for name in ("index.html", "licenses.md", "assets/index.js", "assets/index.css"):
+        assert f"{folder}/static/{name}" in packed
     assert not [path for path in packed if path.startswith(f"{folder}/web")]
 
 

@@ -8,6 +8,7 @@ export default defineConfig({
     emptyOutDir: true,
     assetsInlineLimit: 0,
     modulePreload: false,
+    license: { fileName: "licenses.md" }, // of what is built in
     rolldownOptions: {
       output: {
         entryFileNames: "assets/[name].js",

@@ -57,7 +57,7 @@ function Table({ model, rows, tokens, position, onChoose }: TableProps) {
   const layerAt = Math.min(chosenLayer, layers.length - 1);
   const table = useRef<HTMLTableElement>(null);
   const all = [...rows.values()].flatMap((row) => [...row.values()]);
-  const textOf = useSurfaces(model.name, all.flatMap((cell) => cell.map(({ id }) => id)));
+  const textOf = useSurfaces(model, all.flatMap((cell) => cell.map(({ id }) => id)));
   const at = (layer: number, column: number): Candidate[] =>
     rows.get(layers[layer]!)?.get(columns[column]!) ?? [];
   const columnAt = columns.indexOf(position);

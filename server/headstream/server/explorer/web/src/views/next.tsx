@@ -26,7 +26,7 @@ export function Next({ model, text, position, length, scoring }: Props) {
   );
   const scored = scoring.value?.next[position] ?? null;
   const reply = isLast ? last : { ...scoring, value: scored };
-  const textOf = useSurfaces(model.name, reply.value?.map(({ id }) => id) ?? []);
+  const textOf = useSurfaces(model, reply.value?.map(({ id }) => id) ?? []);
   return (
     <Panel
       id="next"
