@@ -161,6 +161,8 @@ class Explorer:
                 await self._write(writer, _error_reply(error), request)
                 return
             await self._write_chunk(writer, error.line())
+        if not begun:  # a stream of nothing
+            write_head(writer, HTTPStatus.OK, _CHUNKED | _HEADERS)
         await self._write_chunk(writer, b"")
 
     async def _write_chunk(self, writer: asyncio.StreamWriter, data: bytes) -> None:
