@@ -92,7 +92,8 @@ class SiteOracle:
         """What its final norm and unembedding make of rows [n, d] of the stream: [n, V]."""
         with torch.inference_mode():
             norm = self._inner.get_submodule(_FINAL.get(self._name, "norm"))
-            return self._model.lm_head(norm(resid))
+            logits: Tensor = self._model.lm_head(norm(resid))
+        return logits
 
     def _hook(self) -> None:
         get, name = self._inner.get_submodule, self._name

@@ -23,6 +23,7 @@ from headstream.client import Add, AttentionWeights, Client, LogitLens, Scale, T
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CHICKEN = "The chicken didn't cross the road because it was too tired"
+BECAUSE = "The chicken didn't cross the road because the"
 PARTY = "I went to the party and I felt"
 HAPPY = (
     "I love this and it makes me so happy.",
@@ -39,7 +40,7 @@ SAD = (
     "We mourned with sadness and grief.",
 )
 MOOD_LAYER = 6
-CAPITAL = "The capital of France is"
+HOT = "The opposite of hot is"
 LINE = "#0072B2"
 DOTS_PER_INCH = 110
 
@@ -70,7 +71,10 @@ def direction(client: Client, towards: Sequence[str], away: Sequence[str], layer
 
     def mean(text: str) -> Array:
         rows: Array = client.trace(text, "resid_post").values("resid_post", layer)
-        return rows[1:].mean(0)  # the first token is the mark of the beginning, far from all others
+        rest: Array = rows[1:].mean(
+            0
+        )  # the first, the mark of the beginning, is far from all others
+        return rest
 
     pairs = zip(towards, away, strict=True)
     vector: Array = np.mean([mean(one) - mean(other) for one, other in pairs], 0)
@@ -187,6 +191,11 @@ def draw_lens(client: Client, lens: LogitLens, path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
+def first_token(client: Client, word: str) -> int:
+    """The id of the first token of a word."""
+    return client.tokenize(word, skip_special_tokens=True).token_ids[0]
+
+
 def show_heads(client: Client, folder: Path) -> Head:
     """The heads that carry "it" to "chicken"; the first of them."""
     attention = client.attention(CHICKEN)
@@ -195,20 +204,16 @@ def show_heads(client: Client, folder: Path) -> Head:
         print(f"layer {head.layer:2} head {head.head}: {head.weight:.3f}")
     draw_heads(attention, " it", " chicken", folder / "heads.png")
     draw_arcs(attention, found[0], " it", folder / "arcs.png")
-    moved = without(client, CHICKEN, found[0])
-    token_id = int(np.abs(moved).argmax())
-    text = client.detokenize([token_id])
-    print(f"without the first, the logit of {text!r} moves most: {moved[token_id]:+.2f}")
+    moved = without(client, BECAUSE, found[0])
+    for word in (" road", " chicken"):
+        print(f"without the first, {BECAUSE!r}: {word!r} {moved[first_token(client, word)]:+.2f}")
     return found[0]
 
 
 def show_steering(client: Client, folder: Path) -> None:
     """The continuation with a direction of mood, both ways."""
     vector = direction(client, HAPPY, SAD, MOOD_LAYER)
-    ids = {
-        word: client.tokenize(word, skip_special_tokens=True).token_ids[0]
-        for word in (" happy", " sad")
-    }
+    ids = {word: first_token(client, word) for word in (" happy", " sad")}
     _, plain = steered(client, vector, 0.0)
     factors = (-4.0, -2.0, 0.0, 2.0, 4.0)
     moves: dict[str, list[float]] = {word: [] for word in ids}
@@ -223,10 +228,9 @@ def show_steering(client: Client, folder: Path) -> None:
 
 
 def show_lens(client: Client, folder: Path) -> None:
-    """When the model knows the capital."""
-    answer = client.tokenize(" Paris", skip_special_tokens=True).token_ids[0]
-    print(rank_by_layer(client.logit_lens(CAPITAL, logits="full"), answer))
-    draw_lens(client, client.logit_lens(CAPITAL, top_logits=1, logprobs=True), folder / "lens.png")
+    """When the model knows what comes next."""
+    print(rank_by_layer(client.logit_lens(HOT, logits="full"), first_token(client, " cold")))
+    draw_lens(client, client.logit_lens(HOT, top_logits=1, logprobs=True), folder / "lens.png")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Trace(TokenTable):
         return self.values(site, layer)
 
     def to_transformer_lens(self) -> dict[str, Array]:
-        """All values as an `ActivationCache` of TransformerLens has them.
+        """All values as the `ActivationCache` of a `HookedTransformer` of TransformerLens has them.
 
         Returns:
             Hook name -> [1, n, ..]; `hook_pattern` and `hook_attn_scores` [1, H, n, K]. Rotated q

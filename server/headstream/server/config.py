@@ -126,9 +126,12 @@ class Settings(BaseSettings):
 
     internals: bool = True
     """Serve Trace, Attention and LogitLens, and make the interventions that requests bring."""
+    max_look_bytes: Count = 1024 * MIB
+    """Bytes that an engine keeps for one Trace, Attention or LogitLens call: keys for attention
+    weights, rows for a lens, and the square of the text for a rollout."""
     max_interventions: Count = 64
     """Interventions of one request."""
-    max_intervention_value: Magnitude = 100_000.0
+    max_intervention_value: Magnitude = 1_000_000.0
     """Largest absolute value that an intervention adds or patches in."""
     max_intervention_factor: Magnitude = 100.0
     """Largest absolute factor of an intervention."""

@@ -38,6 +38,7 @@ class Limits:
     session_idle_seconds: float
     session_seconds: float
     internals: bool  # the inside of the model may be looked at and changed
+    max_look_bytes: int  # that the engine keeps for one request
     max_interventions: int
     max_intervention_value: float
     max_intervention_factor: float
@@ -73,6 +74,7 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         session_idle_seconds=settings.session_idle,
         session_seconds=settings.session_deadline,
         internals=settings.internals,
+        max_look_bytes=settings.max_look_bytes,
         max_interventions=settings.max_interventions if settings.internals else 0,
         max_intervention_value=settings.max_intervention_value,
         max_intervention_factor=settings.max_intervention_factor,

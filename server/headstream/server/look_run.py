@@ -11,7 +11,7 @@ from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.patches import make_edits
 from headstream.server.sequence_run import run_sequence, tokenize
-from headstream.server.wire.budget import check_budget
+from headstream.server.wire.budget import check_budget, check_kept
 from headstream.server.wire.interventions import Change
 from headstream.server.wire.looks import LookCall, to_start
 from headstream.v1 import internals_service_pb2 as pb
@@ -30,6 +30,7 @@ async def run_look(
         tokens = await tokenize(model, asked.input)
         fitted = asked.fit(len(tokens), model.limits)
         check_budget(fitted.tensor_bytes, model.limits, asked.max_reply_bytes)
+        check_kept(fitted.kept_bytes, model.limits)
         model.queue.charge(tickets, [len(tokens)])
         edits = await make_edits(model, metrics, changes)
         events = run_sequence(

@@ -368,6 +368,31 @@ async def test_a_reply_over_budget_is_refused_before_any_work(
     assert replies[0].start.tensor_bytes == num_bytes
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "kept"),
+    [
+        ("Trace", {"sites": [pb.Site(name="pattern"), pb.Site(name="q")]}, 2 * 5 * 2 * 4 * 4),
+        ("Attention", {"layers": [2]}, 5 * 2 * 4 * 4),
+        ("Attention", {"rollout": True}, 2 * (5 * 2 * 4 * 4 + 5 * 5 * 4)),
+        ("LogitLens", {"positions": pb.PositionRange(start=3)}, 3 * 2 * 8 * 4),
+    ],
+)
+async def test_what_the_engine_would_keep_is_bounded(
+    checkpoint: Path, method: str, fields: dict[str, Any], kept: int
+) -> None:
+    flags = ("--max-look-bytes", str(kept - 1))
+    async with front_fakes.running_front(checkpoint, *flags) as running:
+        code, message, reason = await failure(call(running, method, **fields))
+        assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "REPLY_TOO_LARGE")
+        limit = (
+            f"what is kept of the text meanwhile would take {kept} bytes; the limit is {kept - 1}"
+        )
+        assert message == limit
+        assert not running.handle.jobs
+    async with front_fakes.running_front(checkpoint, "--max-look-bytes", str(kept)) as running:
+        check_frame(await read_all(call(running, method, **fields)))
+
+
 async def test_what_a_model_shows_is_told(checkpoint: Path) -> None:
     async with front_fakes.running_front(checkpoint) as running:
         stub: Any = model_stub(running)

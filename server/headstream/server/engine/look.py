@@ -22,7 +22,9 @@ class SiteValues(msgspec.Struct, frozen=True, array_like=True):
     site: SiteName
     layer: int
     start: int
-    values: Frame  # [n, ...], with a head axis behind where the site has one
+    # [n, ...], with a head axis behind where the site has one. attn_scores and pattern are
+    # [n, heads, K]: K is the length of the prompt, or behind it all tokens up to the row
+    values: Frame
 
 
 class Pattern(msgspec.Struct, frozen=True, array_like=True):
@@ -30,7 +32,9 @@ class Pattern(msgspec.Struct, frozen=True, array_like=True):
 
     layer: int  # 0: a rollout
     queries: tuple[int, ...]  # positions
-    weights: Frame  # [heads or 1 if averaged, queries, keys], or [.., top_k]; future keys are 0
+    # [heads or 1 if averaged, queries, tokens of the prompt], or the largest [.., top_k] of these;
+    # keys that are not seen weigh 0
+    weights: Frame
     keys: bytes = b""  # with top_k: int32 [heads, queries, top_k] positions
 
 

@@ -49,7 +49,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     # Generated before its stream broke: what the sequence begins with, and tells no more.
     output_ids: tuple[int, ...] = ()
     siblings: tuple[Sibling, ...] = ()
-    look: Look = Look()
+    look: Look = Look()  # not of branches, nor with siblings
     edits: tuple[Edit, ...] = ()  # made to the model for this sequence alone, in this order
 
 

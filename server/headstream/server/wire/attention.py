@@ -16,7 +16,7 @@ from headstream.server.wire.budget import check_message
 from headstream.server.wire.fields import check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.looks import FittedLook
-from headstream.server.wire.sites import check_members
+from headstream.server.wire.sites import check_members, key_bytes
 from headstream.server.wire.tensors import (
     CHUNK_BYTES,
     ITEM_BYTES,
@@ -37,6 +37,7 @@ class AttentionCall:
     input: ParsedInput
     spec: PatternSpec
     max_reply_bytes: int | None
+    key_bytes: int  # of a token in a layer
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -62,7 +63,10 @@ class AttentionCall:
         check_message(row_bytes, limits, "the weights of one query")
         rows = len(fitted.queries) * max(1, len(self.heads))
         layers = 1 if spec.rollout else len(spec.layers)
-        return FittedLook(Look(attention=fitted), layers * rows * row_bytes)
+        kept = num_tokens * self.key_bytes + (4 * num_tokens**2 if spec.rollout else 0)
+        return FittedLook(
+            Look(attention=fitted), layers * rows * row_bytes, len(spec.layers) * kept
+        )
 
 
 def parse_attention(request: pb.AttentionRequest, ready: Ready, limits: Limits) -> AttentionCall:
@@ -81,6 +85,7 @@ def parse_attention(request: pb.AttentionRequest, ready: Ready, limits: Limits) 
             dtype=parse_float_dtype("dtype", request.dtype),
         ),
         max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
+        key_bytes=key_bytes(ready),
     )
 
 

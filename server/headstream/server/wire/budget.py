@@ -28,3 +28,9 @@ def check_message(num_bytes: int, limits: Limits, what: str) -> None:
     """Refuse what must travel in one message and would not fit in it."""
     if num_bytes > limits.max_message_bytes:
         raise ReplyTooLarge(num_bytes, limits.max_message_bytes, what)
+
+
+def check_kept(num_bytes: int, limits: Limits) -> None:
+    """Refuse a look inside for which the engine would have to keep too much."""
+    if num_bytes > limits.max_look_bytes:
+        raise ReplyTooLarge(num_bytes, limits.max_look_bytes, "what is kept of the text meanwhile")

@@ -43,7 +43,9 @@ class LensCall:
         row_bytes = self.logits.row_values(limits.d_vocab) * ITEM_BYTES[self.logits.dtype]
         check_message(row_bytes, limits, "a row of logits")
         spec = LensSpec(self.layers, start, end, self.logits)
-        return FittedLook(Look(lens=spec), len(self.layers) * (end - start) * row_bytes)
+        rows = len(self.layers) * (end - start)
+        kept = rows * limits.d_model * 4  # of the stream, float32 at most
+        return FittedLook(Look(lens=spec), rows * row_bytes, kept)
 
 
 def parse_lens(request: pb.LogitLensRequest, limits: Limits) -> LensCall:

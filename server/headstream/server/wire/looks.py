@@ -21,6 +21,7 @@ class FittedLook:
 
     look: Look
     tensor_bytes: int  # that will be sent; at most, where tokens are generated
+    kept_bytes: int  # that the engine keeps meanwhile
     max_new_tokens: int = 0
 
 

@@ -51,6 +51,11 @@ def check_members(field: str, numbers: Iterable[int], low: int, high: int) -> tu
     return tuple(sorted(checked))
 
 
+def key_bytes(ready: Ready) -> int:
+    """Bytes of the keys of one token in one layer, which are kept to compute attention weights."""
+    return ready.n_kv_heads * ready.d_head * 4  # float32 at most
+
+
 def site_shapes(ready: Ready) -> dict[SiteName, SiteShape]:
     """All places of a model."""
     return {name: _shape(name, ready) for name in ready.sites}

@@ -17,7 +17,7 @@ from headstream.server.wire.fields import check_count, check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
-from headstream.server.wire.sites import SiteShape, find_site
+from headstream.server.wire.sites import SiteShape, find_site, key_bytes
 from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
 from headstream.v1 import internals_service_pb2 as pb
 
@@ -35,6 +35,7 @@ class TraceCall:
     dtype: WireDtype
     max_new_tokens: int
     max_reply_bytes: int | None
+    key_bytes: int  # of a token in a layer
 
     def fit(self, num_tokens: int, limits: Limits) -> FittedLook:
         """The spec and its bytes for an input of so many tokens."""
@@ -48,7 +49,9 @@ class TraceCall:
             self._bytes(shape, spec, start, end, num_tokens) for shape, spec in self.sites
         )
         spec = TraceSpec(tuple(spec for _, spec in self.sites), start, end, self.dtype)
-        return FittedLook(Look(trace=spec), num_bytes, self.max_new_tokens)
+        keyed = {layer for shape, site in self.sites if not shape.width for layer in site.layers}
+        kept = len(keyed) * length * self.key_bytes
+        return FittedLook(Look(trace=spec), num_bytes, kept, self.max_new_tokens)
 
     def _bytes(
         self, shape: SiteShape, spec: SiteSpec, start: int, end: int, num_tokens: int
@@ -80,6 +83,7 @@ def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> Trace
             "max_new_tokens", request.max_new_tokens, 0, limits.max_new_tokens
         ),
         max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
+        key_bytes=key_bytes(ready),
     )
 
 
