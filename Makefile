@@ -15,13 +15,16 @@ PROTO_BIN := .venv-proto/bin
 PROTO_READY := .venv-proto/.ready
 BUF := proto/node_modules/.bin/buf
 BUF_READY := proto/node_modules/.ready
+WEB := server/headstream/server/explorer/web
+WEB_READY := $(WEB)/node_modules/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve bench test reliability coverage check format clean \
-	lock sbom check-format check-lint check-types check-mypy check-pyright check-imports check-layout proto check-proto check-buf breaking
+.PHONY: help setup demo serve bench test reliability coverage check format clean lock sbom \
+	check-format check-lint check-types check-mypy check-pyright check-imports check-layout explorer check-explorer \
+	proto check-proto check-buf breaking
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -56,7 +59,7 @@ coverage: $(READY) ## Run the tests and show the lines they miss
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-check: check-format check-lint check-types check-imports check-layout check-buf check-proto ## Everything that is checked without running the service
+check: check-format check-lint check-types check-imports check-layout check-buf check-proto check-explorer ## Everything that is checked without running the service
 
 format: $(READY) $(BUF_READY) ## Rewrite the sources in the one format
 	$(BIN)/ruff format .
@@ -82,6 +85,27 @@ check-imports: $(READY) ## Who may import whom (import-linter)
 
 check-layout: $(READY) ## The rules no linter knows (tests/test_layout.py)
 	$(BIN)/python -m pytest -q tests/test_layout.py
+
+##@ Explorer
+
+explorer: $(WEB_READY) ## Check, test and build the explorer's page; what is built is committed
+	npm --prefix $(WEB) run --silent check
+	npm --prefix $(WEB) run --silent test
+	npm --prefix $(WEB) run --silent build -- --logLevel warn
+
+check-explorer: ## The page's types and tests, and that the built files are those of its sources
+	@if node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' 2>/dev/null; \
+	then $(MAKE) --no-print-directory compare-explorer; \
+	else echo "the explorer's page is not checked: that needs Node.js 20.19 or newer"; fi
+
+.PHONY: compare-explorer
+compare-explorer: $(WEB_READY)
+	npm --prefix $(WEB) run --silent check
+	npm --prefix $(WEB) run --silent test
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	npm --prefix $(WEB) run --silent build -- --logLevel warn --outDir "$$fresh" && \
+	diff -r "$$fresh" $(WEB)/../static && echo "the explorer's page is up to date" || \
+	{ echo "error: the built page differs from its sources; run make explorer" >&2; exit 1; }
 
 ##@ Protocol
 
@@ -119,7 +143,7 @@ sbom: $(LOCKED_READY) $(SUPPLY_READY) ## Write dist/headstream.cdx.json: what an
 ##@ Clean
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-proto .venv-supply .venv-locked proto/node_modules dist build htmlcov .coverage .coverage.* \
+	rm -rf .venv .venv-proto .venv-supply .venv-locked proto/node_modules $(WEB)/node_modules dist build htmlcov .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find proto client server model tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -158,4 +182,10 @@ $(BUF_READY): proto/package.json proto/package-lock.json
 	@command -v npm >/dev/null || { echo "error: the .proto files are checked with buf, which comes from npm:" \
 		"install Node.js with npm (Debian: apt-get install npm), then run this again" >&2; exit 1; }
 	npm --prefix proto ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(WEB_READY): $(WEB)/package.json $(WEB)/package-lock.json
+	@command -v npm >/dev/null || { echo "error: the explorer's page is built with Vite, which comes from npm:" \
+		"install Node.js 20.19 or newer with npm, then run this again" >&2; exit 1; }
+	npm --prefix $(WEB) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@

@@ -13,6 +13,14 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a run may be asked besides."""
+    parser.addoption("--long", action="store_true", help="the long form of tests/reliability")
+    parser.addoption(
+        "--screenshots", action="store_true", help="take the pictures of docs/explorer anew"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked `gpu` where there is no CUDA device."""
     gpu = [item for item in items if item.get_closest_marker("gpu")]
@@ -23,8 +31,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--long`: the long form of the tests that have one."""
-    parser.addoption("--long", action="store_true", help="the long form of tests/reliability")

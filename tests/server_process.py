@@ -65,10 +65,12 @@ def save_tiny_model(directory: Path) -> Path:
 
 
 @contextmanager
-def running_server(checkpoint: Path, *flags: str, stderr: Path | None = None) -> Generator[Server]:
+def running_server(
+    checkpoint: Path, *flags: str, name: str = "tiny", stderr: Path | None = None
+) -> Generator[Server]:
     """``stderr``: a file for the log; None: ours."""
     command = [sys.executable, "-m", "headstream.server.cli", "serve", "--events"]
-    command += ["--models", f"tiny={checkpoint}", "--port", "0", "--admin-port", "0"]
+    command += ["--models", f"{name}={checkpoint}", "--port", "0", "--admin-port", "0"]
     command += ["--threads", "1", "--drain-delay", "0.5", *flags]
     with stderr.open("w") if stderr is not None else nullcontext() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -61,6 +61,14 @@ def test_wheel_has_every_source(wheel: Path) -> None:
                 assert str(path.relative_to(ROOT / folder)) in packed
 
 
+def test_wheel_has_the_explorers_page_and_not_its_sources(wheel: Path) -> None:
+    folder = "headstream/server/explorer"
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("index.html", "licenses.md", "assets/index.js", "assets/index.css"):
+        assert f"{folder}/static/{name}" in packed
+    assert not [path for path in packed if path.startswith(f"{folder}/web")]
+
+
 def test_base_requirements_are_the_clients(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
@@ -77,6 +85,7 @@ def test_source_archive_has_what_it_builds_and_is_tested_from(dist: Path) -> Non
         assert needed in files
     assert "tests/test_package.py" in files
     assert "proto/headstream/v1/py.typed" in files
+    assert "server/headstream/server/explorer/web/src/main.tsx" in files
     assert not [file for file in files if "__pycache__" in file or "node_modules" in file]
     assert not [file for file in files if file.startswith(".venv")]
 

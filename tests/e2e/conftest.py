@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from explorer_browser import ENCODER, Explorer, browser, opened
+from headstream.client import Client
 from headstream.model.loading.source import resolve
 from server_process import Server, running_server, save_tiny_model
 
@@ -49,8 +51,38 @@ def minilm_server() -> Generator[Server]:
 
 
 @pytest.fixture(scope="session")
+def explorer_server(gemma: Path, chromium: Any) -> Generator[Server]:
+    """With the explorer, a real model in float32 and an encoder; skips without Chromium."""
+    flags = ["--models", ENCODER, "--explorer", "--dtype", "float32", "--max-text-bytes", "9000"]
+    with running_server(gemma, *flags, name=gemma.name) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def minilm_reference() -> Any:
     """The same weights in sentence-transformers, float32."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(resolve(MINILM, CACHE)), device="cpu", local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def explorer_client(explorer_server: Server) -> Generator[Client]:
+    """A client of that server."""
+    with Client(explorer_server.address) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Generator[Any]:
+    """A browser without a window; skips where there is none."""
+    with browser() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def explorer(chromium: Any, explorer_server: Server) -> Generator[Explorer]:
+    """The page, open; the browser must have had nothing to complain about."""
+    with opened(chromium, explorer_server.admin) as explorer:
+        yield explorer
+        assert explorer.complaints == []

@@ -188,11 +188,16 @@ def test_the_ready_panel_says_where_what_and_what_to_type():
     usual = render(server.ready("127.0.0.1:50051", "127.0.0.1:9090", [], tls=True), width=100)
     assert 'headstream generate "So long' in usual
     assert "127.0.0.1:50051 (TLS)" in usual
+    assert "explorer" not in usual
+    page = render(server.ready("a:1", "127.0.0.1:9090", [], tls=False, explorer=True), width=100)
+    assert "http://127.0.0.1:9090/explorer/" in page
 
 
 def test_without_a_terminal_readiness_is_one_line():
     line = server.ready_line("127.0.0.1:6000", "127.0.0.1:9090", [GEMMA])
     assert line == "ready: gRPC 127.0.0.1:6000, admin http://127.0.0.1:9090, serving gemma"
+    page = "ready: gRPC a:1, admin http://a:2, explorer http://a:2/explorer/"
+    assert server.ready_line("a:1", "a:2", [], explorer=True) == page
     assert server.ready_line("a:1", "a:2", []) == "ready: gRPC a:1, admin http://a:2"
 
 

@@ -145,3 +145,18 @@ def test_loopback(host: str, local: bool) -> None:
 
 def test_every_setting_is_explained() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_explorer_keeps_to_this_machine_unless_told() -> None:
+    assert not load_settings().explorer
+    assert load_settings(["--explorer"]).explorer
+    tls = ["--tls-cert", "c.pem", "--tls-key", "k.pem"]  # of the gRPC port; the page has none
+    with pytest.raises(ConfigError, match=r"explorer: .*192\.0\.2\.1"):
+        load_settings(["--explorer", "--host", "192.0.2.1", *tls])
+    assert load_settings(["--host", "192.0.2.1", *tls]).host == "192.0.2.1"
+    assert load_settings(["--explorer", "--host", "192.0.2.1", "--insecure"]).explorer
+
+
+def test_the_explorer_has_no_token() -> None:
+    with pytest.raises(ConfigError, match="explorer: the page has no token"):
+        load_settings(["--explorer", "--tokens", "tokens.toml"])

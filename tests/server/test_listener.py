@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import json
+import stat
+import tempfile
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,36 @@ async def test_mutual_tls_lets_only_known_clients_in(checkpoint: Path, pair: Pai
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ask(address, pair.trust())
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def modes(folder: Path) -> list[int]:
+    return [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()]
+
+
+@needs_openssl
+async def test_the_explorer_needs_no_certificate(
+    checkpoint: Path, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bridge is inside the server; nobody else can reach the way it takes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    cert, key = certificates / "cert.pem", certificates / "key.pem"
+    flags = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(cert)]
+    async with front_fakes.running_front(checkpoint, *flags, "--explorer") as running:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{running.ports.admin}/explorer/api/"
+            "headstream.v1.ModelService/GetModel",
+            data=b"{}",
+            headers={"Content-Type": "application/json"},
+        )
+
+        def ask_bridge() -> Any:
+            with urllib.request.urlopen(request, timeout=5) as reply:
+                return json.loads(reply.read())
+
+        reply = await asyncio.to_thread(ask_bridge)
+        assert reply["model"]["name"] == "tiny"
+        assert modes(tmp_path) == [0o700]
+    assert modes(tmp_path) == []
 
 
 async def test_a_missing_tls_file_is_named(checkpoint: Path, tmp_path: Path) -> None:

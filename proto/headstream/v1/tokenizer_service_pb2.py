@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headstream.v1 import types_pb2 as headstream_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headstream/v1/tokenizer_service.proto\x12\rheadstream.v1\x1a\x19headstream/v1/types.proto\"K\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"=\n\x10TokenizeResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TokenTable\"i\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t2\xb2\x01\n\x10TokenizerService\x12K\n\x08Tokenize\x12\x1e.headstream.v1.TokenizeRequest\x1a\x1f.headstream.v1.TokenizeResponse\x12Q\n\nDetokenize\x12 .headstream.v1.DetokenizeRequest\x1a!.headstream.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headstream/v1/tokenizer_service.proto\x12\rheadstream.v1\x1a\x19headstream/v1/types.proto\"K\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\"=\n\x10TokenizeResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TokenTable\"i\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\r\x12 \n\x13skip_special_tokens\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"4\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08surfaces\x18\x02 \x03(\x0c\x32\xb2\x01\n\x10TokenizerService\x12K\n\x08Tokenize\x12\x1e.headstream.v1.TokenizeRequest\x1a\x1f.headstream.v1.TokenizeResponse\x12Q\n\nDetokenize\x12 .headstream.v1.DetokenizeRequest\x1a!.headstream.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DETOKENIZEREQUEST']._serialized_start=223
   _globals['_DETOKENIZEREQUEST']._serialized_end=328
   _globals['_DETOKENIZERESPONSE']._serialized_start=330
-  _globals['_DETOKENIZERESPONSE']._serialized_end=364
-  _globals['_TOKENIZERSERVICE']._serialized_start=367
-  _globals['_TOKENIZERSERVICE']._serialized_end=545
+  _globals['_DETOKENIZERESPONSE']._serialized_end=382
+  _globals['_TOKENIZERSERVICE']._serialized_start=385
+  _globals['_TOKENIZERSERVICE']._serialized_end=563
 # @@protoc_insertion_point(module_scope)

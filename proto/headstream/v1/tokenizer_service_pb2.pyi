@@ -103,13 +103,21 @@ class DetokenizeResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: builtins.int
+    SURFACES_FIELD_NUMBER: builtins.int
     text: builtins.str
     """UTF-8 text; bytes that form no character become U+FFFD."""
+    @property
+    def surfaces(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """The bytes each token stands for, as in a TokenTable, also of special tokens that the text leaves
+        out.
+        """
+
     def __init__(
         self,
         *,
         text: builtins.str = ...,
+        surfaces: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["surfaces", b"surfaces", "text", b"text"]) -> None: ...
 
 Global___DetokenizeResponse: typing_extensions.TypeAlias = DetokenizeResponse

@@ -1,4 +1,4 @@
-"""The admin port: /metrics, /livez and /readyz over plain HTTP/1.1.
+"""The admin port: /metrics, /livez, /readyz and the explorer over plain HTTP/1.1.
 
 On the event loop, not in a thread, so that a stuck loop fails its liveness check.
 """
@@ -12,22 +12,33 @@ from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-READ_SECONDS = 5.0
-MAX_HEAD_BYTES = 16 * 1024
-TEXT = "text/plain; charset=utf-8"
+from headstream.server.explorer.explorer import Explorer, is_below
+from headstream.server.http import (
+    MAX_HEAD_BYTES,
+    Reply,
+    Request,
+    read_request,
+    text_reply,
+    write_reply,
+)
 
-Reply = tuple[HTTPStatus, str, bytes]
+READ_SECONDS = 5.0
 
 
 class AdminServer:
-    """Answers GET and HEAD, one request a connection."""
+    """Answers GET and HEAD, one request a connection; what is below /explorer is the explorer's."""
 
     def __init__(
-        self, registry: CollectorRegistry, alive: Callable[[], bool], ready: Callable[[], bool]
+        self,
+        registry: CollectorRegistry,
+        alive: Callable[[], bool],
+        ready: Callable[[], bool],
+        explorer: Explorer | None = None,
     ) -> None:
         self._registry = registry
         self._alive = alive
         self._ready = ready
+        self._explorer = explorer
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -46,38 +57,33 @@ class AdminServer:
         with contextlib.suppress(OSError, TimeoutError):  # whoever leaves or dawdles gets nothing
             try:
                 async with asyncio.timeout(READ_SECONDS):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    self._write(writer, head)
+                    request = await read_request(reader)
+                if self._explorer is not None and is_below(request.path):
+                    await self._explorer.answer(request, reader, writer)
+                    return
+                async with asyncio.timeout(READ_SECONDS):
+                    reply = self._answer(request)
+                    write_reply(writer, reply, with_body=request.method != "HEAD")
                     await writer.drain()
             except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 pass
             finally:
                 writer.close()
 
-    def _write(self, writer: asyncio.StreamWriter, head: bytes) -> None:
-        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-        method, target = words[0], words[1] if len(words) > 1 else ""
-        status, content_type, body = self._answer(method, target.partition("?")[0])
-        writer.write(
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
-        )
-        if method != "HEAD":
-            writer.write(body)
-
-    def _answer(self, method: str, path: str) -> Reply:
-        if method not in ("GET", "HEAD"):
-            return _text(HTTPStatus.METHOD_NOT_ALLOWED)
-        match path:
+    def _answer(self, request: Request) -> Reply:
+        if request.method not in ("GET", "HEAD"):
+            return text_reply(HTTPStatus.METHOD_NOT_ALLOWED)
+        match request.path:
             case "/metrics":
-                return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(self._registry)
+                body = generate_latest(self._registry)
+                return Reply(HTTPStatus.OK, CONTENT_TYPE_LATEST, body)
             case "/livez":
-                return _text(HTTPStatus.OK if self._alive() else HTTPStatus.SERVICE_UNAVAILABLE)
+                return text_reply(_up(self._alive()))
             case "/readyz":
-                return _text(HTTPStatus.OK if self._ready() else HTTPStatus.SERVICE_UNAVAILABLE)
+                return text_reply(_up(self._ready()))
             case _:
-                return _text(HTTPStatus.NOT_FOUND)
+                return text_reply(HTTPStatus.NOT_FOUND)
 
 
-def _text(status: HTTPStatus) -> Reply:
-    return status, TEXT, f"{status.phrase}\n".encode()
+def _up(value: bool) -> HTTPStatus:
+    return HTTPStatus.OK if value else HTTPStatus.SERVICE_UNAVAILABLE

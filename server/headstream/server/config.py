@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     """Port of the gRPC services; 0 picks a free one."""
     admin_port: Port = 9090
     """Port of /metrics, /livez and /readyz over HTTP; 0 picks a free one."""
+    explorer: bool = False
+    """Serve a page that looks inside the models, under /explorer/ of the admin port. It has neither
+    TLS nor a login: `host` must be loopback, or `insecure` set, and there can be no `tokens`."""
     insecure: bool = False
     """Allow plaintext on an address that other machines can reach."""
     tls_cert: Path | None = None
@@ -209,6 +212,13 @@ class Settings(BaseSettings):
                 f"host: {self.host} can be reached by other machines and there is no TLS; "
                 "set tls_cert and tls_key, or insecure if the network is trusted"
             )
+        if self.explorer and not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"explorer: other machines can reach {self.host}, and the page has neither TLS nor "
+                "a login; use a loopback host, or insecure if the network is trusted"
+            )
+        if self.explorer and self.tokens is not None:
+            raise ValueError("explorer: the page has no token; it cannot be served with tokens")
         return self
 
     @property

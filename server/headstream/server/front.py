@@ -18,6 +18,7 @@ from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading
 from headstream.server.engine.state import EngineState
 from headstream.server.errors import ConfigError
+from headstream.server.explorer.explorer import Explorer
 from headstream.server.health import Health
 from headstream.server.interceptor import CallInterceptor
 from headstream.server.keeper import EngineKeeper
@@ -73,8 +74,12 @@ class Front:
         )
         self.health = Health(self.models, service_names(settings))
         self._heartbeats = [Heartbeat() for _ in self.models]
+        self._explorer = Explorer(settings) if settings.explorer else None
         self._admin = AdminServer(
-            self.metrics.registry, alive=lambda: self.alive, ready=lambda: self.health.serving
+            self.metrics.registry,
+            alive=lambda: self.alive,
+            ready=lambda: self.health.serving,
+            explorer=self._explorer,
         )
         self._starting: list[ServedModel] = []
         self._keepers: list[EngineKeeper] = []
@@ -115,6 +120,8 @@ class Front:
         self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
         port = bind(self._server, settings, self._certificates)
+        if self._explorer is not None:
+            self._explorer.attach(self._server)
         try:
             admin_port = await self._admin.start(settings.host, settings.admin_port)
         except OSError as error:
@@ -184,6 +191,8 @@ class Front:
         await self._server.stop(None)
         for model in self._starting:
             await model.handle.stop()
+        if self._explorer is not None:
+            await self._explorer.close()
         await self._admin.stop()
 
 

@@ -62,6 +62,15 @@ async def test_there_and_back(running: Running) -> None:
     assert list(bare.ids) == list(table.ids[1:])
 
 
+async def test_detokenize_tells_the_bytes_of_each_token(running: Running) -> None:
+    table = (await tokenize(running, TEXT)).tokens
+    stub: Any = tokenizer_service_pb2_grpc.TokenizerServiceStub(running.channel)
+    request = tokenizer_service_pb2.DetokenizeRequest(ids=table.ids)
+    reply = await stub.Detokenize(request)
+    assert list(reply.surfaces) == list(table.surfaces)  # `<bos>` too, which the text leaves out
+    assert b"".join(reply.surfaces[1:]) == reply.text.encode()
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 async def test_text_size(running: Running, extra: int) -> None:
     text = "x" * (8 * MAX_MODEL_LEN + extra)

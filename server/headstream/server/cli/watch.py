@@ -77,10 +77,13 @@ class TerminalWatcher(Watcher):
         tls = self._settings.tls_cert is not None
         admin = f"{ports.host}:{ports.admin}"
         models = [] if tls else await _ask(ports)
+        explorer = self._settings.explorer
         if self._console.is_terminal:
-            self._console.print(views.ready(ports.address, admin, models, tls=tls))
+            panel = views.ready(ports.address, admin, models, tls=tls, explorer=explorer)
+            self._console.print(panel)
         else:
-            self._console.print(views.ready_line(ports.address, admin, models), soft_wrap=True)
+            line = views.ready_line(ports.address, admin, models, explorer=explorer)
+            self._console.print(line, soft_wrap=True)
 
 
 async def _ask(ports: Ports) -> list[ModelInfo]:

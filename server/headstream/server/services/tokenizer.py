@@ -36,11 +36,12 @@ class TokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         request: pb.DetokenizeRequest,
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> pb.DetokenizeResponse:
-        """The text of tokens."""
+        """The text of tokens, and the bytes of each."""
         model = self._models.get(request.model)
         limits = model.limits
         check_count("ids", request.ids, 0, limits.max_model_len)
         ids = check_token_ids("ids", request.ids, limits.d_vocab)
         skip = request.skip_special_tokens if request.HasField("skip_special_tokens") else True
         text = await asyncio.to_thread(model.tokenizer.decode, ids, skip_special=skip)
-        return pb.DetokenizeResponse(text=text)
+        surfaces = [model.tokenizer.surfaces[token_id] for token_id in ids]
+        return pb.DetokenizeResponse(text=text, surfaces=surfaces)

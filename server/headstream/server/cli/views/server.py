@@ -37,13 +37,22 @@ def stage(name: str) -> str:
     return STAGES.get(name, name.capitalize())
 
 
-def ready(address: str, admin_address: str, models: Sequence[ModelInfo], *, tls: bool) -> Panel:
+def ready(
+    address: str,
+    admin_address: str,
+    models: Sequence[ModelInfo],
+    *,
+    tls: bool,
+    explorer: bool = False,
+) -> Panel:
     """What is served, where, and what to type next."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column()
     facts.add_row("gRPC", Text(address + (" (TLS)" if tls else ""), style="bold"))
     facts.add_row("admin", f"http://{admin_address}/metrics  /readyz  /livez")
+    if explorer:
+        facts.add_row("explorer", f"http://{admin_address}/explorer/")
     for model in models:
         facts.add_row("model", Text.assemble((model.name, "bold green"), f"  {_numbers(model)}"))
     facts.add_row("", "")
@@ -56,10 +65,14 @@ def ready(address: str, admin_address: str, models: Sequence[ModelInfo], *, tls:
     return Panel(facts, title="Headstream is ready", title_align="left", border_style="green")
 
 
-def ready_line(address: str, admin_address: str, models: Sequence[ModelInfo]) -> str:
+def ready_line(
+    address: str, admin_address: str, models: Sequence[ModelInfo], *, explorer: bool = False
+) -> str:
     """The same in one line, where there is no terminal."""
     names = ", ".join(model.name for model in models)
-    return f"ready: gRPC {address}, admin http://{admin_address}" + (names and f", serving {names}")
+    page = f", explorer http://{admin_address}/explorer/" if explorer else ""
+    serving = names and f", serving {names}"
+    return f"ready: gRPC {address}, admin http://{admin_address}{page}{serving}"
 
 
 def models(infos: Sequence[ModelInfo]) -> Table:
