@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from dataclasses import dataclass, field
 
 from headstream.model.outputs import Outputs
 from headstream.model.sites import Edit
@@ -23,6 +22,7 @@ from headstream.server.errors import (
 )
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
+from headstream.server.session_branch import Move, SessionBranch
 from headstream.server.session_tokens import SessionTokens
 from headstream.server.wire.decode import OpenCall, parse_append, parse_rollback, to_parts
 from headstream.server.wire.model import to_fingerprint
@@ -30,29 +30,6 @@ from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import types_pb2
 
 _UNSENT_ANSWERS = 2  # what more the engine has computed waits in its streams, where it is bounded
-_UNMADE_MOVES = 64  # of a branch; what more the client has sent waits in its connection
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A checked move of a branch."""
-
-    request: pb.DecodeRequest
-    length: int  # tokens the branch holds after it
-    num_rows: int = 0
-    twin: _Branch | None = None  # of a fork
-
-
-@dataclass(slots=True, eq=False)
-class _Branch:
-    """A branch and the moves it has still to make."""
-
-    number: int
-    engine: asyncio.Future[Branch] = field(default_factory=asyncio.Future[Branch])
-    # None: no more will come
-    moves: asyncio.Queue[_Move | None] = field(
-        default_factory=lambda: asyncio.Queue[_Move | None](_UNMADE_MOVES)
-    )
 
 
 class DecodeSession:
@@ -78,7 +55,7 @@ class DecodeSession:
         self._call = current_call()
         self._tokens = SessionTokens(model.sessions, model.limits.max_session_tokens)
         self._numbers = itertools.count()
-        self._branches: dict[int, _Branch] = {}  # those that moves may name
+        self._branches: dict[int, SessionBranch] = {}  # those that moves may name
         self._makers: set[asyncio.Task[None]] = set()
         self._held: set[Branch] = set()  # also those whose maker has not begun
         # An exception or None ends the session.
@@ -116,7 +93,7 @@ class DecodeSession:
         number = next(self._numbers)
         self._tokens.append(number, len(prompt))
         self._count_input(len(prompt))
-        branch = self._branches[number] = _Branch(number)
+        branch = self._branches[number] = SessionBranch(number)
         engine = self._model.handle.open_branch(
             prompt,
             max_new_tokens=opened.max_tokens - len(prompt),
@@ -126,7 +103,7 @@ class DecodeSession:
         )
         self._hold(branch, engine)
         move = pb.DecodeRequest(id=opened.move_id, open=pb.DecodeOpen())
-        branch.moves.put_nowait(_Move(move, len(prompt), num_rows=1))
+        branch.moves.put_nowait(Move(move, len(prompt), num_rows=1))
         self._unanswered += 1
         self._start(branch, prompt)
 
@@ -156,7 +133,7 @@ class DecodeSession:
             self._tokens.close(branch.number)
             await branch.moves.put(None)
 
-    def _check(self, request: pb.DecodeRequest) -> tuple[_Branch, _Move]:
+    def _check(self, request: pb.DecodeRequest) -> tuple[SessionBranch, Move]:
         """Whose move it is, if it keeps the rules; from now on its tokens count."""
         tokens = self._tokens
         match request.WhichOneof("move"):
@@ -166,49 +143,49 @@ class DecodeSession:
                 ids = parse_append(request.append, before, self._opened, self._model.limits)
                 tokens.append(branch.number, len(ids))
                 self._count_input(len(ids))
-                return branch, _Move(request, before + len(ids), num_rows=len(ids))
+                return branch, Move(request, before + len(ids), num_rows=len(ids))
             case "rollback":
                 branch = self._find("rollback.branch", request.rollback.branch)
                 length = parse_rollback(request.rollback, tokens.length(branch.number))
                 tokens.rollback(branch.number, length)
-                return branch, _Move(request, length, num_rows=int(request.rollback.logits))
+                return branch, Move(request, length, num_rows=int(request.rollback.logits))
             case "fork":
                 branch = self._find("fork.branch", request.fork.branch)
                 twin = self._fork(branch)
-                return branch, _Move(request, tokens.length(twin.number), twin=twin)
+                return branch, Move(request, tokens.length(twin.number), twin=twin)
             case "close":
-                return self._find("close.branch", request.close.branch), _Move(request, 0)
+                return self._find("close.branch", request.close.branch), Move(request, 0)
             case "open":
                 raise InvalidRequest("open", "the session is open already")
             case None:
                 raise InvalidRequest("move", "is not set")
 
-    def _find(self, name: str, number: int) -> _Branch:
+    def _find(self, name: str, number: int) -> SessionBranch:
         branch = self._branches.get(number)
         if branch is None:
             raise InvalidRequest(name, f"there is no open branch {number}")
         return branch
 
-    def _fork(self, branch: _Branch) -> _Branch:
+    def _fork(self, branch: SessionBranch) -> SessionBranch:
         limit = self._model.limits.max_branches
         if len(self._branches) == limit:
             raise SessionLimit(f"the session has {limit} branches; max_branches is {limit}")
-        twin = _Branch(next(self._numbers))
+        twin = SessionBranch(next(self._numbers))
         self._branches[twin.number] = twin
         self._tokens.fork(branch.number, twin.number)
         self._start(twin)
         return twin
 
-    def _hold(self, branch: _Branch, engine: Branch) -> None:
+    def _hold(self, branch: SessionBranch, engine: Branch) -> None:
         self._held.add(engine)
         branch.engine.set_result(engine)
 
-    def _start(self, branch: _Branch, prompt: tuple[int, ...] = ()) -> None:
+    def _start(self, branch: SessionBranch, prompt: tuple[int, ...] = ()) -> None:
         maker = self._spawn(self._make_moves(branch, prompt))
         self._makers.add(maker)
         maker.add_done_callback(self._makers.discard)
 
-    async def _make_moves(self, branch: _Branch, prompt: tuple[int, ...]) -> None:
+    async def _make_moves(self, branch: SessionBranch, prompt: tuple[int, ...]) -> None:
         """The life of one branch."""
         engine = await branch.engine
         async with engine.stream as stream:
@@ -239,7 +216,7 @@ class DecodeSession:
         )
 
     async def _answer(
-        self, move: _Move, first: pb.DecodeResponse, events: AsyncIterator[Event]
+        self, move: Move, first: pb.DecodeResponse, events: AsyncIterator[Event]
     ) -> None:
         """Send the answer of a move, with its rows as they come."""
         branch, part = first.branch, first
@@ -259,7 +236,7 @@ class DecodeSession:
                 part = rows
         await self._send(move, branch, part)
 
-    async def _send(self, move: _Move, branch: int, part: pb.DecodeResponse) -> None:
+    async def _send(self, move: Move, branch: int, part: pb.DecodeResponse) -> None:
         part.id, part.branch, part.length = move.request.id, branch, move.length
         num_bytes = len(part.chunk) + sum(len(row.values.data) for row in part.logits)
         self._call.tensor_bytes += num_bytes

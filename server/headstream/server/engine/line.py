@@ -67,3 +67,14 @@ class Line:
                 continue
             heapq.heapreplace(turns, (slots + sequence.num_slots, number, name))
             yield sequence
+
+    def check_integrity(self) -> None:
+        """Prove that who waits holds nothing, and that the tokens are counted.
+
+        Raises:
+            AssertionError: It is not so.
+        """
+        if any(sequence.block_ids for sequence in self):
+            raise AssertionError("a waiting sequence holds blocks")
+        if self.num_tokens != sum(sequence.num_tokens for sequence in self):
+            raise AssertionError("the waiting tokens are miscounted")

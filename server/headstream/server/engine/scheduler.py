@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.branches import Branches
@@ -203,7 +201,8 @@ class Scheduler:
         """Start waiting sequences, as it is their turn, while rows and blocks are free."""
         admitted: list[Sequence] = []
         slots = self._max_num_seqs - self.num_running
-        for sequence in self._waiting.in_turn(self._held):
+        holders = (*self._running, *self.branches.going)
+        for sequence in self._waiting.in_turn(lambda: slots_of_tenants(holders)):
             if plan.budget <= 0 or not slots:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
@@ -242,9 +241,6 @@ class Scheduler:
         blocks = self.pool.blocks_for(min(sequence.num_tokens, PREFILL_GRID))
         free = self.pool.num_free + self.cache.num_idle
         return self.num_running + sequence.num_slots <= self._max_num_seqs and blocks <= free
-
-    def _held(self) -> Counter[str]:
-        return slots_of_tenants((*self._running, *self.branches.going))
 
     def _take_blocks(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
         """Grow the block table for ``rows`` more positions, preempting branches, then the young."""
@@ -300,7 +296,4 @@ class Scheduler:
         """
         branches = self.branches
         self.cache.check_integrity((*self._running, *branches.going, *branches.resting))
-        if any(sequence.block_ids for sequence in self._waiting):
-            raise AssertionError("a waiting sequence holds blocks")
-        if self.num_waiting_tokens != sum(sequence.num_tokens for sequence in self._waiting):
-            raise AssertionError("the waiting tokens are miscounted")
+        self._waiting.check_integrity()
