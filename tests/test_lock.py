@@ -31,7 +31,7 @@ def test_every_pin_of_client_server_and_lookup_is_in_it() -> None:
 
 def test_every_package_has_its_hashes() -> None:
     entries = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE)[1:]
-    assert len(entries) == len(pins(LOCK)) > 50
+    assert len(entries) >= len(pins(LOCK)) > 50, "some have several, for other versions of Python"
     without = [each.split()[0] for each in entries if "--hash=sha256:" not in each]
     assert without == []
 

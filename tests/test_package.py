@@ -45,10 +45,10 @@ def test_wheel_is_one_namespace(wheel: Path) -> None:
     tops = {path[0] for path in files if not path[0].endswith(".dist-info")}
     assert tops == {"headstream"}
     portions = {path[1] for path in files if path[0] == "headstream"}
-    assert portions == {"v1", "client", "server", "lookup", "model"}
+    assert portions == {"v1", "client", "server", "lookup", "access", "model"}
 
 
-@pytest.mark.parametrize("portion", ["v1", "client", "server", "lookup", "model"])
+@pytest.mark.parametrize("portion", ["v1", "client", "server", "lookup", "access", "model"])
 def test_wheel_is_typed(wheel: Path, portion: str) -> None:
     assert f"headstream/{portion}/py.typed" in zipfile.ZipFile(wheel).namelist()
 

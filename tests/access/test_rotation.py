@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -88,6 +89,33 @@ def test_new_connections_see_the_new_certificate_and_old_ones_live_on(
         watching.cancel()
     assert refused(server, trusting_first)
     assert not refused(server, second.trust())
+
+
+def test_no_call_fails_while_certificates_change_again_and_again(
+    running: tuple[Server, Pair], tmp_path: Path, log: Path
+) -> None:
+    server, pair = running
+    others = [Pair.make(tmp_path, f"next-{number}") for number in range(3)]
+    every = b"".join(each.cert.read_bytes() for each in (pair, *others))
+    trust, results, stop = grpc.ssl_channel_credentials(every), list[bool](), threading.Event()
+
+    def call_over_new_connections() -> None:
+        while not stop.is_set():
+            results.append(not refused(server, trust))
+
+    thread = threading.Thread(target=call_over_new_connections)
+    thread.start()
+    try:
+        for done, other in enumerate(others, 1):
+            pair.replace(other)
+            wanted = other.cert.read_text()
+            until(lambda wanted=wanted: shown_by(server.address) == wanted)
+            until(lambda done=done: len(results) > 10 * done)
+    finally:
+        stop.set()
+        thread.join()
+    assert all(results)
+    assert len(results) > 30
 
 
 @pytest.mark.parametrize("broken", ["cert", "key", "another's key"])

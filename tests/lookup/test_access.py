@@ -19,7 +19,7 @@ from certificates import Pair, needs_openssl, shown_by
 from headstream.v1 import lookup_service_pb2 as pb
 from headstream.v1 import lookup_service_pb2_grpc
 from lookup_process import Lookup, lookup_command, running_lookup
-from server_process import Server
+from server_process import Server, running_server
 from tokens_of_callers import bearer, explain, make_token
 
 pytestmark = needs_openssl
@@ -137,3 +137,20 @@ def test_reflection_can_be_left_out(minilm: Server, tmp_path: Path) -> None:
             next(stub.ServerReflectionInfo(iter([asked]), timeout=10))
         failed: Any = caught.value
         assert failed.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_its_own_token_for_the_server_needs_three_scopes(tmp_path: Path) -> None:
+    scopes = ["--scope", "embeddings", "--scope", "tokenizer", "--scope", "model"]
+    (enough, first), (too_little, second) = make_token("a", *scopes), make_token("b", *scopes[:4])
+    file = tmp_path / "tokens.toml"
+    file.write_text(first + second)
+    flags = ["--dtype", "float32", "--tokens", str(file)]
+    with running_server(Path("all-minilm-l6-v2"), *flags, stderr=tmp_path / "log") as server:
+        store = tmp_path / "store"
+        with running_lookup(server.address, store, "--token", enough) as lookup:
+            assert list(lookup.add({"a": "A text."}).outcomes)
+            assert [hit.document_id for hit in lookup.search("A text.")] == ["a"]
+        command = lookup_command(server.address, store, "--token", too_little)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1
+        assert "scope: the token does not have 'model'" in done.stderr

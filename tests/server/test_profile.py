@@ -48,7 +48,8 @@ def test_a_variable_and_the_file_ask_too(tmp_path: Path, monkeypatch: pytest.Mon
 
 async def listed(running: Running) -> set[str] | None:
     """The services that reflection names; None: there is no reflection."""
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(running.channel)
+    make: Any = reflection_pb2_grpc.ServerReflectionStub  # typed for channels without asyncio
+    stub = make(running.channel)
     call = stub.ServerReflectionInfo(
         iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     )
