@@ -27,7 +27,8 @@ from headstream.server.status import REQUEST_ID_KEY, public_message, to_trailers
 Result = TypeVar("Result")
 _OWN_PREFIX = "/headstream."
 
-DEADLINE_SLACK_SECONDS = 0.05
+DEADLINE_SLACK_SECONDS = 0.2
+"""What a request may take to arrive: by so much the caller's clock is ahead, or less."""
 ABORT_SECONDS = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.calls")
