@@ -37,7 +37,7 @@ class Server:
 
     def health(self, service: str = "") -> int:
         stub: Any = health_pb2_grpc.HealthStub(self.channel)
-        status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+        status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status
         return status
 
     def generate(self, num_tokens: int, timeout: float = 60) -> Any:
@@ -48,7 +48,7 @@ class Server:
 
     def metrics(self) -> dict[tuple[str, ...], float]:
         """Name and label values -> value."""
-        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://{self.admin}/metrics", timeout=60) as reply:
             text = reply.read().decode()
         return {
             (sample.name.removeprefix("headstream_"), *sample.labels.values()): sample.value

@@ -28,7 +28,7 @@ from headstream.v1 import types_pb2
 
 @pytest.fixture
 async def client(script):
-    async with AsyncClient(script.address, timeout=5, stream_timeout=5) as client:
+    async with AsyncClient(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 
@@ -38,7 +38,7 @@ async def test_generate_streams_steps_and_then_knows_the_whole(script, client):
     assert [step.text async for step in generation] == [" 0", " 1", " 2"]
     assert (generation.text, generation.finish_reason) == (" 0 1 2", "stop")
     assert [step async for step in generation] == []
-    assert script.ended.wait(2)
+    assert script.ended.wait(20)
     assert not script.was_cancelled
 
 
@@ -55,7 +55,7 @@ def endless(request, context):
 
 
 async def ended(script):
-    return await asyncio.to_thread(script.ended.wait, 2)
+    return await asyncio.to_thread(script.ended.wait, 20)
 
 
 async def test_leaving_the_loop_ends_the_call_on_the_server(script, client):
@@ -78,12 +78,14 @@ async def test_aclose_and_async_with_end_the_call(script, client):
 async def test_cancelling_the_task_ends_the_call_on_the_server(script, client):
     script.generate = endless
 
+    reading = asyncio.Event()
+
     async def read():
         async for _ in client.generate("a"):
-            pass
+            reading.set()
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0.2)
+    await reading.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

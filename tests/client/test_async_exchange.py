@@ -20,7 +20,7 @@ TEXT = "x" * 50_000  # a few of them are more than the connection takes unread
 
 @pytest.fixture
 async def client(script):
-    async with AsyncClient(script.address, timeout=20, stream_timeout=20) as client:
+    async with AsyncClient(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 

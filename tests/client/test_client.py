@@ -36,7 +36,7 @@ from headstream.v1 import tensor_pb2, tokenizer_service_pb2, types_pb2
 
 @pytest.fixture
 def client(script):
-    with Client(script.address, timeout=5, stream_timeout=5) as client:
+    with Client(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 
@@ -51,7 +51,7 @@ def test_generate_streams_steps_and_then_knows_the_whole(script, client):
     assert (request.logits.top_k, request.sampling.seed) == (4, 3)
     assert list(request.stop.strings) == ["!", "?"]
     assert list(generation) == []
-    assert script.ended.wait(2)
+    assert script.ended.wait(20)
     assert not script.was_cancelled
 
 
@@ -68,7 +68,7 @@ def test_leaving_the_loop_ends_the_call_on_the_server(script, client):
     for step in client.generate("a"):
         if step.index == 2:
             break
-    assert script.ended.wait(2)
+    assert script.ended.wait(20)
     assert script.was_cancelled
 
 
@@ -82,7 +82,7 @@ def test_close_and_with_end_the_call_while_a_name_holds_it(script, client):
     with client.generate("a") as generation:
         assert next(generation).index == 0
         assert not script.ended.is_set()
-    assert script.ended.wait(2)
+    assert script.ended.wait(20)
     assert script.was_cancelled
     assert list(generation) == []
 

@@ -54,12 +54,12 @@ def read(script, request):
     """All steps of a continuation, and the whole."""
 
     def read_sync(**options):
-        with Client(script.address, timeout=5, stream_timeout=5) as client:
+        with Client(script.address, timeout=60, stream_timeout=60) as client:
             generation = client.generate("a", **options)
             return list(generation), generation
 
     async def read_all(**options):
-        async with AsyncClient(script.address, timeout=5, stream_timeout=5) as client:
+        async with AsyncClient(script.address, timeout=60, stream_timeout=60) as client:
             generation = client.generate("a", **options)
             return [step async for step in generation], generation
 
@@ -217,7 +217,7 @@ def test_the_timeout_is_that_of_the_whole(script, read):
         yield END
 
     script.generate = generate
-    read(resume=2, timeout=4.0)
+    read(resume=2, timeout=8.0)
     # Less by the pauses, 0.3 s, at least; gRPC sends a deadline within 3%.
     assert deadlines[2] < deadlines[0] - 0.15
 

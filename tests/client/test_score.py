@@ -31,7 +31,7 @@ def feed(*events: pb.ScoreResponse) -> ScoreState:
 
 @pytest.fixture
 def client(script):
-    with Client(script.address, timeout=5, stream_timeout=5) as client:
+    with Client(script.address, timeout=60, stream_timeout=60) as client:
         yield client
 
 
@@ -68,7 +68,7 @@ def test_a_list_has_a_list(script, client):
 
 async def test_the_async_client_does_the_same(script):
     script.score = lambda request, context: iter([*score_events(IDS), SCORE_END])
-    async with AsyncClient(script.address, stream_timeout=5) as client:
+    async with AsyncClient(script.address, stream_timeout=60) as client:
         scores = await client.score(IDS)
         (again,) = await client.score([IDS])
     assert scores.logprobs.tolist() == again.logprobs.tolist() == [-1, -2, -3, -4]

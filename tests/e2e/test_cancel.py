@@ -20,7 +20,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
         yield server
 
 
-def until(condition: Callable[[], bool], seconds: float) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -45,7 +45,7 @@ def test_cancelled_streams_free_everything_at_once(running: Server) -> None:
     assert running.metrics()["sequences_running", "tiny"] == COUNT
     for call in calls:
         call.cancel()
-    until(lambda: nothing_is_held(running), seconds=2)
+    until(lambda: nothing_is_held(running))
     assert aborts(running, "cancelled") == COUNT
 
 
@@ -55,7 +55,7 @@ def test_a_deadline_frees_everything(running: Server) -> None:
         list(call)
     error: Any = caught.value
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    until(lambda: nothing_is_held(running), seconds=2)
+    until(lambda: nothing_is_held(running))
     assert aborts(running, "deadline_exceeded") == 1
 
 

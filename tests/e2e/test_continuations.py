@@ -110,7 +110,7 @@ def test_who_leaves_frees_everything(client: Client, running: Server) -> None:
         for _ in range(20):
             next(generation)
         assert running.metrics()["sequences_running", "tiny"] == 8
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while running.metrics()["kv_blocks_used", "tiny"]:
         assert time.monotonic() < deadline, "blocks are held"
         time.sleep(0.02)

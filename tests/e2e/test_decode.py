@@ -52,7 +52,7 @@ def prompt_row(client: Client, token_ids: list[int]) -> np.ndarray:
 def raw(running: Server, moves: Iterable[pb.DecodeRequest]) -> Any:
     """A session without the client."""
     stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
-    return stub.Decode(iter(moves), timeout=20)
+    return stub.Decode(iter(moves), timeout=60)
 
 
 def opening(**fields: Any) -> pb.DecodeRequest:

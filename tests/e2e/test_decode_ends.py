@@ -109,7 +109,8 @@ def test_who_does_not_read_is_ended(running: Server) -> None:
     stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
     before = running.metrics()["step_tokens_sum", "tiny"]
     call = stub.Decode(iter(moves))
-    until(lambda: blocks(running) > 0)
+    until(lambda: running.metrics()["requests_open", METHOD] == 1)
+    until(lambda: running.metrics()["requests_open", METHOD] == 0)
     until(lambda: blocks(running) == 0)
     assert running.metrics()["step_tokens_sum", "tiny"] - before < 60 * 200
     with pytest.raises(grpc.RpcError, match="not read for 1 s"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
 def test_sigterm_lets_streams_end_and_stops_the_engine(checkpoint: Path) -> None:
-    with running_server(checkpoint) as server:
+    with running_server(checkpoint, "--drain-delay", "3") as server:
         [engine] = server.engines()
         call = server.generate(400)
         next(call)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        until(lambda: server.health() != health_pb2.HealthCheckResponse.SERVING)
         assert server.health() == health_pb2.HealthCheckResponse.NOT_SERVING
         assert len(list(server.generate(2))) == 4, "during the delay new calls are still served"
         assert list(call)[-1].HasField("end")
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
         assert not engine.is_running()
 
 
@@ -43,17 +51,17 @@ def test_a_stream_longer_than_the_grace_is_told_to_go_on_elsewhere(checkpoint: P
             list(call)
         error: Any = caught.value
         assert error.code() is grpc.StatusCode.ABORTED
-        assert server.process.wait(20) == 0
+        assert server.process.wait(60) == 0
 
 
 def test_a_second_signal_ends_it_at_once(checkpoint: Path) -> None:
     with running_server(checkpoint, "--drain-delay", "30") as server:
         [engine] = server.engines()
-        for _ in range(2):
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
-        assert server.process.wait(5) == 128 + signal.SIGTERM
-        engine.wait(10)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.health() != health_pb2.HealthCheckResponse.SERVING)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 128 + signal.SIGTERM
+        engine.wait(20)
 
 
 def test_the_death_of_the_engine_shows(checkpoint: Path) -> None:

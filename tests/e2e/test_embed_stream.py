@@ -26,7 +26,7 @@ def running(tiny_model: Path) -> Generator[Server]:
         yield server
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -118,7 +118,7 @@ def test_draining_breaks_it_and_the_rest_is_known(tiny_model: Path) -> None:
         with pytest.raises(StreamBroken, match="draining") as caught:
             answered.update(number for number, _ in stream)
         assert caught.value.code == "UNAVAILABLE"
-        assert running.process.wait(20) == 0
+        assert running.process.wait(60) == 0
         assert len(answered) == caught.value.index
         assert 0 < len(stream.unanswered) <= 100
         assert answered.isdisjoint(stream.unanswered)
@@ -130,14 +130,14 @@ def test_draining_breaks_it_and_the_rest_is_known(tiny_model: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_memory_is_flat_over_many_texts(tiny_model: Path) -> None:
-    """Of the client, the front and the engine, while 200,000 texts go through."""
-    total, measured = 200_000, list[list[int]]()
+    """Of the client, the front and the engine, while 100,000 texts go through."""
+    total, measured = 100_000, list[list[int]]()
     with running_server(tiny_model, "--dtype", "float32") as running:
         processes = [psutil.Process(), psutil.Process(running.process.pid), *running.engines()]
         with Client(running.address) as client:
             for count, _ in enumerate(client.embed_stream("a b" for _ in range(total)), start=1):
-                if count % 20_000 == 0:
+                if count % 10_000 == 0:
                     measured.append([each.memory_info().rss for each in processes])
     grown = np.array(measured[-1]) - np.array(measured[1])
-    assert len(measured) == total / 20_000
+    assert len(measured) == total / 10_000
     assert (grown < 16 << 20).all(), [[rss >> 20 for rss in each] for each in measured]

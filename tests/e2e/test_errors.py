@@ -44,10 +44,10 @@ def send(channel: grpc.Channel, method: str, data: bytes) -> grpc.StatusCode:
     try:
         if method in STREAMS:
             stream: Any = channel.unary_stream(path)
-            list(stream(data, timeout=20))
+            list(stream(data, timeout=60))
         else:
             unary: Any = channel.unary_unary(path)
-            unary(data, timeout=20)
+            unary(data, timeout=60)
     except grpc.RpcError as error:
         return explain(error)
     return Code.OK
@@ -131,7 +131,7 @@ def test_sampled_tokens_repeat_with_their_seed(channel: grpc.Channel) -> None:
 
     def run() -> tuple[int, list[int]]:
         request = pb.GenerateRequest(prompt=prompt, sampling=sampling)
-        start, *steps = stub.Generate(request, timeout=30)
+        start, *steps = stub.Generate(request, timeout=60)
         return start.start.seed, [r.step.token_id for r in steps if r.HasField("step")]
 
     seed, tokens = run()

@@ -175,7 +175,7 @@ async def test_32_streams_with_random_cancels(gemma_server: Server) -> None:
         for index in set(range(32)) - cancelled:
             assert len(crowd[index]) == jobs[index][1]
             assert await run(index) == crowd[index], f"stream {index} differs from its lone run"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     held = -1.0
     while held != 0 and time.monotonic() < deadline:
         metrics = gemma_server.metrics()

@@ -17,20 +17,20 @@ SERVICES = ["Logits", "Embeddings", "Internals", "Tokenizer", "Model"]
 def test_every_service_reports_serving(server: str, service: str) -> None:
     with grpc.insecure_channel(server) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
+        reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_what_is_said_to_be_served_is_served_and_nothing_else(server: str) -> None:
     with grpc.insecure_channel(server) as channel:
         stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
-        [model, *_] = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=10).models
+        [model, *_] = stub.ListModels(model_service_pb2.ListModelsRequest(), timeout=60).models
         assert model.state == model_service_pb2.MODEL_STATE_SERVING
         assert len(model.fingerprint.weights_sha256) == 64
         for capability in model.capabilities:
             call: Any = channel.unary_stream(f"/{capability.method}")
             try:
-                list(call(b"", timeout=20))
+                list(call(b"", timeout=60))
                 code = grpc.StatusCode.OK
             except grpc.RpcError as error:
                 failed: Any = error

@@ -26,7 +26,7 @@ def channel(server: str) -> Generator[grpc.Channel]:
 @pytest.fixture
 def model(channel: grpc.Channel) -> model_service_pb2.Model:
     stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
-    reply = stub.GetModel(model_service_pb2.GetModelRequest(), timeout=10)
+    reply = stub.GetModel(model_service_pb2.GetModelRequest(), timeout=60)
     found: model_service_pb2.Model = reply.model
     return found
 

@@ -147,7 +147,7 @@ def test_no_text_is_embedded_twice(lookup: Lookup, minilm: Server) -> None:
 
 def refusal(server: str, store: Path) -> str:
     done = subprocess.run(
-        lookup_command(server, store), capture_output=True, text=True, timeout=60, check=False
+        lookup_command(server, store), capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 1
     return done.stderr

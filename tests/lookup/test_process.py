@@ -18,13 +18,13 @@ def test_it_tells_what_it_is_and_ends_when_told(minilm: Server, tmp_path: Path) 
     with running_lookup(minilm.address, tmp_path) as lookup:
         health: Any = health_pb2_grpc.HealthStub(lookup.channel)
         check = health_pb2.HealthCheckRequest(service=NAME)
-        assert health.Check(check, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(check, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(lookup.channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        reply = next(reflection.ServerReflectionInfo(iter([asked]), timeout=10))
+        reply = next(reflection.ServerReflectionInfo(iter([asked]), timeout=60))
         assert NAME in {service.name for service in reply.list_services_response.service}
         assert list(lookup.add({"a": "A text."}).outcomes)
         lookup.process.terminate()
-        assert lookup.process.wait(30) == 0
+        assert lookup.process.wait(60) == 0
     with running_lookup(minilm.address, tmp_path) as lookup:
         assert lookup.stats().documents == 1

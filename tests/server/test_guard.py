@@ -60,9 +60,9 @@ async def test_any_fault_is_internal_at_once_and_the_next_call_works(
     code, message, reason = Code.OK, "", ""
     for _ in range(5):
         started = time.perf_counter()
-        code, message, reason = await failure(generate(running, timeout_s=5))
+        code, message, reason = await failure(generate(running, timeout_s=30))
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.1  # one of them, since the machine may be busy with others
+    assert min(seconds) < 0.5  # one of them, since the machine may be busy with others
     assert (code, reason) == (Code.INTERNAL, "INTERNAL")
     assert message.startswith("internal error; request id ")
     running.handle.script = good
@@ -85,17 +85,17 @@ async def test_a_fault_in_one_text_of_many(running: Running) -> None:
     stub: Any = embed_grpc.EmbeddingsServiceStub(running.channel)
     inputs = [embed_pb.EmbedInput(input=prompt(text)) for text in "abc"]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.Embed(embed_pb.EmbedRequest(inputs=inputs), timeout=5)
+        await stub.Embed(embed_pb.EmbedRequest(inputs=inputs), timeout=60)
     assert explain(caught.value)[0] is Code.INTERNAL
     assert running.handle.jobs[0].left
 
 
 async def test_a_stream_without_a_deadline_gets_one(checkpoint: Path) -> None:
-    async with front_fakes.running_front(checkpoint, "--stream-deadline", "0.2") as running:
+    async with front_fakes.running_front(checkpoint, "--stream-deadline", "1") as running:
         running.handle.script = lambda job: None
         code, message, reason = await failure(generate(running))
         assert (code, reason) == (Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
-        assert "0.2 s" in message
+        assert "1 s" in message
         assert running.handle.jobs[0].left
         assert count(running, "aborts_total", model="tiny", reason="deadline_exceeded") == 1
 
@@ -105,9 +105,9 @@ async def test_the_callers_deadline_wins(checkpoint: Path) -> None:
         running.handle.script = lambda job: None
         started = time.perf_counter()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await read_all(generate(running, timeout_s=0.4))
+            await read_all(generate(running, timeout_s=1))
         assert caught.value.code() is Code.DEADLINE_EXCEEDED
-        assert time.perf_counter() - started > 0.3
+        assert time.perf_counter() - started > 0.9
         await until(lambda: running.handle.jobs[0].left)
         await until(
             lambda: count(running, "requests_total", method=GENERATE, code="DEADLINE_EXCEEDED") == 1
@@ -135,8 +135,8 @@ async def test_a_caller_who_does_not_read_is_left(checkpoint: Path) -> None:
         await until(lambda: bool(running.handle.jobs))
         [job] = running.handle.jobs
         await until(lambda: job.paused == [True])
-        await until(lambda: job.left, seconds=5)
-        await until(lambda: not running.front.policy.open_calls, seconds=5)
+        await until(lambda: job.left)
+        await until(lambda: not running.front.policy.open_calls)
         assert (await failure(call))[::2] == (Code.RESOURCE_EXHAUSTED, "SLOW_CONSUMER")
         assert count(running, "aborts_total", model="tiny", reason="slow_consumer") == 1
 

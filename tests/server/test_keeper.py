@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import front_fakes
+from front_calls import until
 from front_fakes import Running
 from headstream.server import keeper
 from headstream.server.engine.state import EngineState
@@ -24,6 +25,7 @@ def fail_to_start(running: Running, monkeypatch: pytest.MonkeyPatch) -> list[int
     tries: list[int] = []
 
     async def start(on_progress: object = None) -> None:
+        assert running.front.alive, "it is not given up before"
         tries.append(len(tries) + 1)
         running.handle.set_state(EngineState.FAILED)
         raise EngineStartError("no memory")
@@ -36,8 +38,8 @@ async def test_an_engine_that_ends_is_started_again(checkpoint: Path) -> None:
     async with front_fakes.running_front(checkpoint) as running:
         for _ in range(3):
             running.handle.set_state(EngineState.FAILED)
-            await asyncio.sleep(0.3)
-            assert running.front.health.serving
+            assert not running.front.health.serving
+            await until(lambda: running.front.health.serving)
         assert running.front.alive
 
 
@@ -47,11 +49,8 @@ async def test_it_is_given_up_after_so_many_tries(
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
         tries = fail_to_start(running, monkeypatch)
         running.handle.set_state(EngineState.FAILED)
-        await asyncio.sleep(0.05)
-        assert running.front.alive, "it is tried again"
-        await asyncio.sleep(0.5)
+        await until(lambda: not running.front.alive)
         assert tries == [1, 2, 3]
-        assert not running.front.alive
 
 
 async def test_serving_long_enough_counts_anew(
@@ -61,7 +60,7 @@ async def test_serving_long_enough_counts_anew(
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "1") as running:
         for _ in range(3):
             running.handle.set_state(EngineState.FAILED)
-            await asyncio.sleep(0.3)
+            await until(lambda: running.front.health.serving)
         assert running.front.alive
 
 
@@ -73,9 +72,8 @@ async def test_time_that_passes_without_serving_counts_nothing_anew(
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
         tries = fail_to_start(running, monkeypatch)
         running.handle.set_state(EngineState.FAILED)
-        await asyncio.sleep(0.5)
+        await until(lambda: not running.front.alive)
         assert tries == [1, 2, 3]
-        assert not running.front.alive
 
 
 async def test_who_drains_starts_nothing(checkpoint: Path) -> None:

@@ -27,7 +27,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 async def ask(address: str, credentials: grpc.ChannelCredentials) -> str:
     async with grpc.aio.secure_channel(address, credentials) as channel:
         stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
-        reply = await stub.GetModel(model_service_pb2.GetModelRequest(), timeout=5)
+        reply = await stub.GetModel(model_service_pb2.GetModelRequest(), timeout=60)
         name: str = reply.model.name
         return name
 

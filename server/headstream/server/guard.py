@@ -31,7 +31,8 @@ Result = TypeVar("Result")
 _OWN_PREFIX = "/headstream."
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
 
-DEADLINE_SLACK_SECONDS = 0.05
+DEADLINE_SLACK_SECONDS = 0.2
+"""What a request may take to arrive: by so much the caller's clock is ahead, or less."""
 ABORT_SECONDS = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.calls")

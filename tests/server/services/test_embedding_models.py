@@ -56,7 +56,7 @@ def item(text: str, *spans: tuple[int, int]) -> pb.EmbedInput:
 async def embed(running: Running, *inputs: pb.EmbedInput, **options: Any) -> list[pb.EmbedResult]:
     stub: Any = embeddings_service_pb2_grpc.EmbeddingsServiceStub(running.channel)
     request = pb.EmbedRequest(inputs=inputs, options=pb.EmbedOptions(**options))
-    reply: pb.EmbedResponse = await stub.Embed(request, timeout=10)
+    reply: pb.EmbedResponse = await stub.Embed(request, timeout=60)
     return list(reply.results)
 
 

@@ -41,7 +41,7 @@ def item(text: str, *spans: tuple[int, int]) -> pb.EmbedInput:
 
 async def embed(running: Running, *inputs: pb.EmbedInput, **options: Any) -> pb.EmbedResponse:
     request = pb.EmbedRequest(inputs=inputs, options=pb.EmbedOptions(**options))
-    reply: pb.EmbedResponse = await stub(running).Embed(request, timeout=10)
+    reply: pb.EmbedResponse = await stub(running).Embed(request, timeout=60)
     return reply
 
 
@@ -204,7 +204,7 @@ async def test_vectors_that_do_not_fit_a_message_are_refused(running: Running) -
 
 async def tokens_of(running: Running, **fields: Any) -> list[pb.EmbedTokensResponse]:
     request = pb.EmbedTokensRequest(**fields)
-    return [reply async for reply in stub(running).EmbedTokens(request, timeout=10)]
+    return [reply async for reply in stub(running).EmbedTokens(request, timeout=60)]
 
 
 async def test_a_table_then_rows_then_an_end(running: Running) -> None:

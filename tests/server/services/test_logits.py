@@ -36,7 +36,7 @@ async def generate(running: Running, **fields: Any) -> list[pb.GenerateResponse]
     stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
     fields.setdefault("prompt", types_pb2.Input(text="hi"))
     request = pb.GenerateRequest(**fields)
-    return [reply async for reply in stub.Generate(request, timeout=10)]
+    return [reply async for reply in stub.Generate(request, timeout=60)]
 
 
 async def refusal(running: Running, **fields: Any) -> tuple[grpc.StatusCode, str]:
@@ -273,18 +273,9 @@ async def test_a_full_queue_refuses(checkpoint: Path) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert dict(caught.value.trailing_metadata() or ())["grpc-retry-pushback-ms"] == "500"
         running.handle.jobs[0].stream.put(front_values.make_event())  # it has started
-        await waiting_step(running)
+        loaded = running.front.models.find("").loaded
+        assert loaded is not None
+        await until(lambda: loaded.queue.requests == 0)
         running.handle.script = say("ok")
         await generate(running)
         waiting.cancel()
-
-
-async def waiting_step(running: Running) -> None:
-    import asyncio
-
-    for _ in range(200):
-        loaded = running.front.models.find("").loaded
-        if loaded is not None and loaded.queue.requests == 0:
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("the ticket was not released")

@@ -40,7 +40,7 @@ def ids(length: int, first: int = 40) -> types_pb2.Input:
 
 def call(running: Running, *inputs: types_pb2.Input, **fields: Any) -> Any:
     stub: Any = logits_service_pb2_grpc.LogitsServiceStub(running.channel)
-    return stub.Score(pb.ScoreRequest(inputs=inputs, **fields), timeout=10)
+    return stub.Score(pb.ScoreRequest(inputs=inputs, **fields), timeout=60)
 
 
 async def score(

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Unpack
+from typing import Unpack, cast
 
 import msgspec
 import structlog
@@ -45,6 +45,7 @@ from headstream.server.engine.stream import SequenceStream, WireTensor
 from headstream.server.errors import EngineFault, EngineStartError, EngineUnavailable
 
 _STOP_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.engine")
 
@@ -208,10 +209,13 @@ class EngineHandle:
             self._send(Abort(sequence_id))
 
     def _send(self, message: ToEngine) -> None:
-        # The socket's queue is unbounded, so this never blocks; its length is bounded by admission.
         if self._socket is None or self._socket.closed:
             return  # a reader that leaves after the engine has ended
-        self._socket.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
+        # Done at once, as the queue is unbounded, or refused: nobody is there, which is watched.
+        sent = self._socket.send(self._encoder.encode(message), flags=zmq.NOBLOCK)
+        fault = cast("asyncio.Future[object]", sent).exception()
+        if fault is not None and not isinstance(fault, zmq.Again):
+            raise fault
 
     async def _read(self, socket: zmq.asyncio.Socket) -> None:
         while True:
@@ -265,6 +269,7 @@ class EngineHandle:
             log.error("engine reader failed", model=self.config.name, error=repr(fault))
         self._runs.kill()
         await ended
+        await asyncio.wait({self._started}, timeout=_LAST_WORDS_SECONDS)  # they may be on their way
         self._fail_start("the engine ended before it was ready")
         if self.state is not EngineState.STOPPED:
             self._set_state(EngineState.FAILED)
