@@ -2,103 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
-import datasets
-import mteb
 import pytest
-from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval
-from mteb.models import ModelMeta
-from mteb.models.abs_encoder import AbsEncoder
 
 import labelled_texts
 from headstream.client import Client
-from headstream.client.mteb import HeadstreamEncoder
 from server_process import Server
 
-EACH = 24  # docstrings of a module; every third is learnt from
-CHARACTERS = 200  # of a section
-COMMON: dict[str, Any] = {
-    "description": "Texts that Python ships.",
-    "dataset": {"path": "local", "revision": "1"},
-    "category": "t2t",
-    "modalities": ["text"],
-    "eval_splits": ["test"],
-    "eval_langs": ["eng-Latn"],
-}
 
+def evaluate(model: Any) -> Any:
+    """The results of both tasks."""
+    import mteb
 
-def task(**fields: Any) -> Any:
-    return mteb.TaskMetadata(**(COMMON | fields))
+    from mteb_tasks import Headings, Modules
 
-
-class Headings(AbsTaskRetrieval):
-    """The heading of a section of the language reference finds it."""
-
-    metadata = task(name="Headings", type="Retrieval", main_score="ndcg_at_10")
-
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        queries, corpus, relevant = labelled_texts.headed_sections(CHARACTERS)
-        self.queries, self.corpus = {"test": queries}, {"test": corpus}
-        self.relevant_docs = {
-            "test": {query: dict.fromkeys(found, 1) for query, found in relevant.items()}
-        }
-        self.dataset: Any = {}
-        self.data_loaded = True
-
-
-class Modules(AbsTaskClassification):
-    """Which module of the standard library a docstring stands in."""
-
-    metadata = task(name="Modules", type="Classification", main_score="accuracy")
-
-    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        texts, labels = labelled_texts.docstrings(EACH)
-        whole = datasets.Dataset.from_dict({"text": texts, "label": labels})
-        learnt = range(0, len(texts), 3)
-        self.dataset: Any = {
-            "train": whole.select(learnt),
-            "test": whole.select(sorted(set(range(len(texts))) - set(learnt))),
-        }
-        self.data_loaded = True
-
-
-class WordOverlap(AbsEncoder):
-    """The baseline: texts are alike that share rare words."""
-
-    mteb_model_meta = ModelMeta.create_empty()
-
-    def __init__(self) -> None:
-        self.words = labelled_texts.word_vectors()
-
-    def encode(self, inputs: Any, **_: Any) -> Any:
-        return self.words([text for batch in inputs for text in batch["text"]])
-
-
-@pytest.fixture(scope="module")
-def client(minilm_server: Server) -> Generator[Client]:
-    with Client(minilm_server.address) as client:
-        yield client
-
-
-def scores(model: Any) -> dict[str, float]:
-    """The main score of each task."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-        results = mteb.evaluate(
+        return mteb.evaluate(
             model, [Headings(), Modules()], cache=None, show_progress_bar=False, co2_tracker=False
         )
+
+
+def scores(results: Any) -> dict[str, float]:
+    """The main score of each task."""
     return {result.task_name: result.get_score() for result in results.task_results}
 
 
 # MTEB calls itself and the library in ways that both give up.
 @pytest.mark.filterwarnings("ignore:The fill_missing parameter:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension`:FutureWarning")
-def test_scores_equal_sentence_transformers(client: Client, minilm_reference: Any) -> None:
-    ours, theirs = scores(HeadstreamEncoder(client)), scores(minilm_reference)
-    assert ours == pytest.approx(theirs, abs=1e-3)
-    words = scores(WordOverlap())
+@pytest.mark.slow
+def test_scores_equal_sentence_transformers(minilm_server: Server, minilm_reference: Any) -> None:
+    """Up to one near tie that falls the other way, and well above those of shared words."""
+    from headstream.client.mteb import HeadstreamEncoder
+    from mteb_tasks import WordOverlap
+
+    with Client(minilm_server.address) as client:
+        info = client.model()
+        results = evaluate(HeadstreamEncoder(client))
+    assert results.model_name == f"headstream/{info.name}"
+    assert results.model_revision == info.fingerprint.weights_sha256
+    ours = scores(results)
+    assert ours == pytest.approx(scores(evaluate(minilm_reference)), abs=2.5e-3)
+    words = scores(evaluate(WordOverlap()))
     assert ours["Headings"] > words["Headings"] + 0.1
-    assert ours["Modules"] > words["Modules"] + 0.1
+    assert ours["Modules"] > words["Modules"] + 0.08
     assert words["Modules"] > 2 / len(labelled_texts.MODULES), "and that is more than chance"

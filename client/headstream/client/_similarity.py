@@ -38,8 +38,8 @@ def similarity(
 
 def _rows(vectors: Any) -> Array:
     """Float32 [n, d]."""
-    several: Any = list(map(np.asarray, vectors)) if isinstance(vectors, list) else vectors
-    return np.atleast_2d(np.asarray(several, np.float32))
+    whole: Any = vectors if hasattr(vectors, "shape") else [np.asarray(row) for row in vectors]
+    return np.atleast_2d(np.asarray(whole, np.float32))
 
 
 def _scaled(rows: Array) -> Array:

@@ -171,6 +171,7 @@ def _check(texts: Sequence[str]) -> None:
     """
     if isinstance(texts, str):
         raise TypeError("texts is a string; it must be a list of strings")
-    for index, text in enumerate(texts):
+    items: Sequence[object] = texts
+    for index, text in enumerate(items):
         if not isinstance(text, str):
             raise TypeError(f"texts[{index}] is of type {type(text).__name__}, not a string")

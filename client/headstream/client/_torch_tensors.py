@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headstream.client._results import Array
 
 
-def is_tensor(value: object) -> bool:
+def is_tensor(value: Any) -> bool:
     """Whether it is a tensor, or a list that begins with one."""
-    if isinstance(value, list) and value:
-        return is_tensor(cast("list[object]", value)[0])
-    return hasattr(value, "detach")
+    return hasattr(value, "detach") or (len(value) > 0 and hasattr(value[0], "detach"))
 
 
 def to_tensor(array: Array) -> Any:
