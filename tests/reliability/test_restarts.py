@@ -20,6 +20,7 @@ async def restarted(replicas: list[Replica], stop: Callable[[Replica], None], co
     """One after the other, each when the one before is asked again."""
     for number in range(count):
         replica = replicas[number % len(replicas)]
+        await asyncio.sleep(2)  # streams are under way on both
         await asyncio.to_thread(stop, replica)
         await asyncio.to_thread(replica.start)
         await replica.wait_until_asked()
