@@ -49,7 +49,7 @@ def test_gpt2(gentle: dict[str, Path], cache_dir: Path) -> None:
     trace = Trace(gentle["gpt2"], cache_dir)
     traced = trace.submit(ids, look=Look(TraceSpec(every_site(trace))))
     trace.run()
-    names = {
+    names: dict[tuple[SiteName, int], str] = {
         (site, layer): f"blocks.{layer - 1}.{name}"
         for site, name in _IN_A_LAYER.items()
         for layer in LAYERS
