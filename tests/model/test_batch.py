@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headstream.model.batch import PackedBatch
+from headstream.model.edits import RowEdit
 
 META = torch.device("meta")  # any device but the CPU will do, and this one is everywhere
 
@@ -26,6 +27,8 @@ def make_batch() -> PackedBatch:
         max_seqlen_k=1,
         logits_indices=one,
         taps={0: one, 3: one},
+        sites={("z", 1): one},
+        edits={("z", 2): (RowEdit(one, "add", 1.0, heads=one, values=one.float()),)},
     )
 
 
@@ -37,7 +40,13 @@ def test_every_tensor_moves() -> None:
         if isinstance(value, Tensor):
             assert value.device == META, name
         else:
-            assert name in {"max_seqlen_q", "max_seqlen_k", "taps", "heads", "scores"}
+            others = {"max_seqlen_q", "max_seqlen_k", "taps", "heads", "scores", "sites", "edits"}
+            assert name in others
+    assert moved.sites["z", 1].device == META
+    [edit] = moved.edits["z", 2]
+    assert edit.heads is not None
+    assert edit.values is not None
+    assert {edit.rows.device, edit.heads.device, edit.values.device} == {META}
     assert {layer: rows.device for layer, rows in moved.taps.items()} == {0: META, 3: META}
 
 

@@ -12,7 +12,9 @@ from contract_requests import text
 from engine_trace import News, Trace
 from every_site import LAYERS, every_site
 from headstream.model.sites import SiteName, SiteSpec, TraceSpec
+from headstream.server.engine.core import EngineCore
 from headstream.server.engine.look import Look
+from headstream.server.engine.messages import FromEngine, StepReport, Submit
 from site_oracle import SiteOracle
 from tiny_models import DECODERS, ENCODERS
 
@@ -104,6 +106,25 @@ def test_a_range_of_positions_and_heads_is_cut_out(
         heads = next(list(each.heads) for each in sites if each.name == site)
         theirs = trace.news[whole].sites[site, layer, position][heads]
         np.testing.assert_allclose(row, theirs, atol=1e-6)
+
+
+def test_values_come_in_the_dtype_that_is_asked_for(
+    gentle: dict[str, Path], cache_dir: Path
+) -> None:
+    trace = Trace(gentle["llama"], cache_dir)
+    sites = (SiteSpec("q", (2,), (1, 3)), SiteSpec("pattern", (1,), (2,)))
+    reports: list[FromEngine] = []
+    core = EngineCore(trace.runner, trace.scheduler, lambda report, _: reports.append(report))
+    core.handle(Submit(1, tuple(text(5, 9)), look=Look(TraceSpec(sites, dtype="bfloat16"))))
+    core.step()
+    [report] = reports
+    assert isinstance(report, StepReport)
+    seen = report.deltas[0].seen
+    assert seen is not None
+    assert [(site.site, site.values.dtype, site.values.shape) for site in seen.sites] == [
+        ("q", "bfloat16", (9, 2, 16)),
+        ("pattern", "bfloat16", (9, 1, 9)),
+    ]
 
 
 def test_what_the_model_does_not_have_is_refused(gentle: dict[str, Path], cache_dir: Path) -> None:

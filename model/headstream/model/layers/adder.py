@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from headstream.model.kernels import Kernels
 from headstream.model.kernels.norm import Gain
 from headstream.model.probe import Probe
+from headstream.model.sites import SiteName
 
 
 class Adder:
@@ -18,10 +17,8 @@ class Adder:
     it is computed beside it for those who ask, and rows that are changed are added again.
     """
 
-    def __init__(
-        self, site: Literal["attn_out", "mlp_out"], gain: Gain | None, kernels: Kernels
-    ) -> None:
-        """``gain`` of y; None: it is added as it is."""
+    def __init__(self, site: SiteName, gain: Gain | None, kernels: Kernels) -> None:
+        """``site``: attn_out or mlp_out. ``gain`` of y; None: it is added as it is."""
         self._site = site
         self._gain = gain
         self._kernels = kernels
