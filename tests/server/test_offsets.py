@@ -190,6 +190,13 @@ def test_tokens_in_compatibility_form(text: str, data: st.DataObject) -> None:
     check_pooling(tokenizer, text, draw_span(data, len(text)), cover)
 
 
+def test_a_letter_put_together_keeps_out_of_the_next() -> None:
+    """カ and its mark are read as one letter, whose last byte shares a token with what follows."""
+    tokens = TextTokenizer(COMPATIBILITY).encode("aカ\u3099語")
+    assert tokens.surfaces[1:] == (b"a", b"\xe3", b"\x82", b"\xac\xe8", b"\xaa\x9e")
+    assert tokens.char_ranges[1:] == ((0, 1), (1, 3), (1, 3), (1, 4), (3, 4))
+
+
 @pytest.mark.parametrize(
     ("text", "spans", "words"),
     [

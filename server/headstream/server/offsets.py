@@ -92,6 +92,10 @@ def _take_back(text: bytes, ranges: list[Range], position: int, end: int, start:
         letter -= 1
     if letter == position:
         return start
+    behind = position
+    while behind < len(text) and text[behind] & 0xC0 == 0x80:
+        behind += 1
+    end = min(end, behind + _marks_length(text[behind:]))  # the token there may reach further
     for index in range(len(ranges) - 1, -1, -1):
         first, last = ranges[index]
         if last <= letter:
@@ -119,7 +123,7 @@ def _with_marks(text: bytes, ranges: Sequence[Range]) -> list[Range]:
 
 def _marks_length(text: bytes) -> int:
     """Bytes of the marks that a text begins with."""
-    if text[0] < 0x80:  # as most are: a space
+    if not text or text[0] < 0x80:  # as most are: a space
         return 0
     return len("".join(takewhile(_is_mark, text.decode(errors="ignore"))).encode())
 
