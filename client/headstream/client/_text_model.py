@@ -163,7 +163,7 @@ class _Rows:
         self.vectors[number] = vector
 
 
-def _check(texts: Sequence[str]) -> None:
+def _check(texts: Sequence[object]) -> None:
     """Token ids and chats are texts to the client, and mistakes in a list of documents.
 
     Raises:
@@ -171,7 +171,6 @@ def _check(texts: Sequence[str]) -> None:
     """
     if isinstance(texts, str):
         raise TypeError("texts is a string; it must be a list of strings")
-    items: Sequence[object] = texts
-    for index, text in enumerate(items):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{index}] is of type {type(text).__name__}, not a string")
