@@ -195,3 +195,8 @@ def test_pictures(
         page.wait_for_load_state("networkidle")
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / f"{scheme}.png", full_page=True)
+        if scheme == "light":
+            page.get_by_label("Model").select_option(ENCODER)
+            page.wait_for_selector("#next .unavailable")
+            page.wait_for_selector("#map .curve")
+            page.locator("#map").screenshot(path=PICTURES / "encoder.png")

@@ -54,7 +54,7 @@ def _write_json(seen: AttentionWeights) -> None:
         line = {
             "token": seen.tokens[query],
             "looks_at": [
-                {"position": int(key), "token": seen.tokens[key], "weight": float(weight)}
+                {"position": int(key), "token": seen.tokens[int(key)], "weight": float(weight)}
                 for key, weight in zip(keys, weights, strict=True)
             ],
         }

@@ -10,8 +10,7 @@ from headstream.server.engine.messages import Ready
 from headstream.server.errors import InvalidRequest
 from headstream.server.wire.fields import check_distinct, check_int
 
-_KEYED: frozenset[SiteName] = frozenset({"attn_scores", "pattern"})
-_FIXED: frozenset[SiteName] = _KEYED | {"pos_embed", "ln_final"}
+_READ_ONLY: tuple[SiteName, ...] = ("attn_scores", "pattern", "pos_embed", "ln_final")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class SiteShape:
     @property
     def changeable(self) -> bool:
         """Whether an intervention can be made there."""
-        return self.name not in _FIXED
+        return self.name not in _READ_ONLY
 
     def resolve_layers(self, field: str, layers: Sequence[int]) -> tuple[int, ...]:
         """The layers named, ascending; where none is, all."""

@@ -33,7 +33,7 @@ def table(seen: AttentionWeights) -> Table:
             Text(visible(seen.tokens[query], _TOKEN_WIDTH), "bold"),
             bar(float(weights[0]), _BAR_WIDTH),
             "  ".join(
-                f"{visible(seen.tokens[key], _TOKEN_WIDTH)} {percent(float(weight))}"
+                f"{visible(seen.tokens[int(key)], _TOKEN_WIDTH)} {percent(float(weight))}"
                 for key, weight in zip(keys, weights, strict=True)
                 if weight > 0  # the first tokens see fewer than were asked for
             ),
