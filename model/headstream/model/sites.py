@@ -12,6 +12,10 @@ The names are TransformerLens's. Layers count from 1 to L; a place outside the l
     attn_out, mlp_out                   [n, d]     what a half adds to the stream
     mlp_post                            [n, f]     activated, and gated where there is a gate
     ln_final                            [n, d]     behind the final norm
+
+What Gemma's halves add is normed first, and attn_out and mlp_out are behind these norms. BERT norms
+the sum behind each half: resid_mid and resid_post are the stream as the next half reads it, normed,
+and pos_embed has the vector of the token type in it.
 """
 
 from __future__ import annotations

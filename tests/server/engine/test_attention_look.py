@@ -14,6 +14,7 @@ from contract_requests import text
 from engine_trace import News, Trace
 from every_site import LAYERS
 from headstream.model.sites import PatternSpec
+from headstream.server.engine import pattern_views
 from headstream.server.engine.look import Look
 from site_oracle import SiteOracle
 from tiny_models import DECODERS, ENCODERS
@@ -81,6 +82,31 @@ def test_the_largest_weights_come_first(gentle: dict[str, Path], cache_dir: Path
         assert all(len(set(own)) == 5 for own in keys.tolist())
         at_keys = np.take_along_axis(theirs[layer][:, query], keys.astype(np.int64), axis=-1)
         np.testing.assert_allclose(weights, at_keys, atol=1e-5)
+
+
+def test_a_fault_ends_the_sequence_alone(
+    gentle: dict[str, Path], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace(gentle["gemma3"], cache_dir)
+    asked = trace.submit(TEXT, look=Look(attention=EVERYTHING))
+    beside = trace.submit(TEXT, 5)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(pattern_views, "attention_scores", fail)
+    trace.run()
+    assert trace.news[asked].finish == "error"
+    assert "no memory" in trace.news[asked].error
+    assert len(trace.news[beside].token_ids) == 5
+    assert trace.scheduler.num_blocks_used == 0
+
+
+def test_queries_behind_the_prompt_are_refused(gentle: dict[str, Path], cache_dir: Path) -> None:
+    trace = Trace(gentle["gemma3"], cache_dir)
+    refused = trace.submit([1, 2, 3], look=Look(attention=PatternSpec((1,), (0,), (3,))))
+    trace.run()
+    assert "queries: 3 is not in [0, 2]" in trace.news[refused].error
 
 
 @pytest.mark.parametrize("family", ["gemma3", "bert"])

@@ -100,8 +100,12 @@ def test_every_change_of_every_site_equals_a_hook(
     """All of them run together in the same steps, beside one that changes nothing."""
     trace, oracle = Trace(gentle[family], cache_dir), SiteOracle(gentle[family])
     ids = text(5, LENGTH)
-    widths = WIDTHS | {"mlp_post": trace.runner.model.config.d_mlp}
-    edits = [make_edit(site, kind, widths[site]) for site in widths for kind in KINDS]
+    d_mlp = trace.runner.model.config.d_mlp
+    edits = [
+        make_edit(site, kind, d_mlp if site == "mlp_post" else None)
+        for site in WIDTHS
+        for kind in KINDS
+    ]
     plain = trace.submit(ids, look=STREAM)
     edited = [trace.submit(ids, look=STREAM, edits=(edit,)) for edit in edits]
     trace.run()
@@ -251,9 +255,7 @@ def test_values_beyond_all_numbers_harm_nobody_else(
         for value in (np.inf, np.nan, 3e38):
             values = np.full(64, value, np.float32).tobytes()
             edit = Edit("resid_post", "add", (1,), factor=1.0, values=values)
-            ill = [
-                trace.submit(**request | {"edits": (edit,), "look": STREAM}) for request in requests
-            ]
+            ill = [trace.submit(**request, edits=(edit,), look=STREAM) for request in requests]
             well = [trace.submit(**request) for request in requests]
             trace.run()
             assert all(trace.news[each].finish for each in ill)

@@ -43,13 +43,11 @@ class Lens:
             parts.append((layer, start, rows))
             most -= len(rows)
         values, ids = runner.read(torch.cat([rows for *_, rows in parts]), self.spec.logits)
-        counts = [len(rows) for *_, rows in parts]
-        tokens = [b""] * len(parts)
-        if ids is not None:
-            tokens = [part.int().numpy().tobytes() for part in ids.split(counts)]
-        return tuple(
-            LensRows(layer, start, frames.add(part), part_ids)
-            for (layer, start, _), part, part_ids in zip(
-                parts, values.split(counts), tokens, strict=True
-            )
-        )
+        read: list[LensRows] = []
+        begin = 0
+        for layer, start, rows in parts:
+            own = slice(begin, begin + len(rows))
+            token_ids = b"" if ids is None else ids[own].int().numpy().tobytes()
+            read.append(LensRows(layer, start, frames.add(values[own]), token_ids))
+            begin = own.stop
+        return tuple(read)

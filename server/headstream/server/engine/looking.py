@@ -40,7 +40,7 @@ def prepare(sequence: Sequence, config: ModelConfig) -> None:
         return
     if spec.branch or spec.siblings:
         raise ValueError("branches, and several continuations, show nothing of the inside")
-    check_look(spec.look, config)
+    check_look(spec.look, config, sequence.num_prompt)
     sequence.views = _views(spec.look, config, sequence.num_prompt, sequence.max_tokens)
     if spec.look.lens is not None:
         sequence.lens = Lens(spec.look.lens)

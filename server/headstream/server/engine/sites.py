@@ -22,8 +22,8 @@ def compares(look: Look) -> bool:
     return traced or look.attention is not None
 
 
-def check_look(look: Look, config: ModelConfig) -> None:
-    """Raises ValueError: the model has no such place."""
+def check_look(look: Look, config: ModelConfig, num_prompt: int) -> None:
+    """Raises ValueError: the model has no such place, or the prompt no such query."""
     if look.trace is not None:
         for site in look.trace.sites:
             _check_site(site, config)
@@ -31,6 +31,7 @@ def check_look(look: Look, config: ModelConfig) -> None:
         layers, heads = look.attention.layers, look.attention.heads
         if not look.attention.queries:
             raise ValueError("no queries are chosen")
+        _check_range("queries", look.attention.queries, 0, num_prompt - 1)
         _check_site(SiteSpec("pattern", layers, heads), config)
     if look.lens is not None:
         _check_range("layers", look.lens.layers, 0, config.n_layers)
