@@ -19,7 +19,7 @@ class Adder:
 
     def __init__(self, site: SiteName, gain: Gain | None, kernels: Kernels) -> None:
         """``site``: attn_out or mlp_out. ``gain`` of y; None: it is added as it is."""
-        self._site = site
+        self._site: SiteName = site
         self._gain = gain
         self._kernels = kernels
 
