@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstream.client import _replies, _status
+from headstream.client import _status
+from headstream.client._read_text import read_text
 from headstream.client._results import Array, Fingerprint, Timings, TokenTable, Usage
 from headstream.client._tensors import to_array
 
@@ -96,21 +97,11 @@ class AttentionState:
             weights[rows] = to_array(chunk.weights)
             if keys is not None:
                 keys[rows] = to_array(chunk.keys)
-        table = _replies.token_table(start.tokens)
         return AttentionWeights(
-            tokens=table.tokens,
-            surfaces=table.surfaces,
-            token_ids=table.token_ids,
-            offsets=table.offsets,
-            byte_offsets=table.byte_offsets,
-            special=table.special,
             layers=layers,
             heads=heads,
             queries=queries,
             weights=weights,
             keys=keys,
-            usage=_replies.usage(end.usage),
-            timings=_replies.timings(end.timings),
-            fingerprint=_replies.fingerprint(start.fingerprint),
-            request_id=start.request_id,
+            **read_text(start, end),
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstream.client import _replies, _status
+from headstream.client import _status
+from headstream.client._read_text import read_text
 from headstream.client._results import (
     Array,
     Fingerprint,
@@ -84,19 +85,9 @@ class LensState:
         if rows[0][0].logits.token_ids:
             token_ids = [[row.logits.token_ids for row in line] for line in rows]
             logits = TopLogits(np.array(token_ids, dtype=np.int64), values)
-        table = _replies.token_table(start.tokens)
         return LogitLens(
-            tokens=table.tokens,
-            surfaces=table.surfaces,
-            token_ids=table.token_ids,
-            offsets=table.offsets,
-            byte_offsets=table.byte_offsets,
-            special=table.special,
             layers=layers,
             positions=positions,
             logits=logits,
-            usage=_replies.usage(end.usage),
-            timings=_replies.timings(end.timings),
-            fingerprint=_replies.fingerprint(start.fingerprint),
-            request_id=start.request_id,
+            **read_text(start, end),
         )

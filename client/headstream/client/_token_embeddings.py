@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from headstream.client import _replies, _status
+from headstream.client import _status
+from headstream.client._read_text import read_text
 from headstream.client._results import TokenEmbeddings
 from headstream.client._tensors import to_array
 from headstream.v1 import embeddings_service_pb2 as pb
@@ -52,20 +53,10 @@ class TokenEmbeddingsState:
             raise _status.unfinished(self._rows)
         if self._rows < vectors.shape[0] * vectors.shape[1]:
             raise _status.unfinished(self._rows)
-        table = _replies.token_table(start.tokens)
         return TokenEmbeddings(
-            tokens=table.tokens,
-            surfaces=table.surfaces,
-            token_ids=table.token_ids,
-            offsets=table.offsets,
-            byte_offsets=table.byte_offsets,
-            special=table.special,
             layers=list(start.layers),
             vectors=vectors,
-            usage=_replies.usage(end.usage),
-            timings=_replies.timings(end.timings),
-            fingerprint=_replies.fingerprint(start.fingerprint),
-            request_id=start.request_id,
+            **read_text(start, end),
         )
 
     def _add(self, chunk: pb.EmbedTokensChunk) -> None:

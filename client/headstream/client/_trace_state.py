@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from headstream.client import _replies, _status
+from headstream.client import _status
+from headstream.client._read_text import read_text
 from headstream.client._tensors import to_array
 from headstream.client._trace import Trace, TracedToken
 
@@ -78,22 +79,12 @@ class TraceState:
         start, end = self._start, self._end
         if start is None or end is None or end.usage.tensor_bytes != self._num_bytes:
             raise _status.unfinished(self._num_bytes)
-        table = _replies.token_table(start.tokens)
         return Trace(
-            tokens=table.tokens,
-            surfaces=table.surfaces,
-            token_ids=table.token_ids,
-            offsets=table.offsets,
-            byte_offsets=table.byte_offsets,
-            special=table.special,
             generated_ids=self._generated,
             start=min((parts[0][0] for parts in self._parts.values()), default=0),
             rows={key: _join(key[0], parts) for key, parts in self._parts.items()},
             rotary=start.rotary,
-            usage=_replies.usage(end.usage),
-            timings=_replies.timings(end.timings),
-            fingerprint=_replies.fingerprint(start.fingerprint),
-            request_id=start.request_id,
+            **read_text(start, end),
         )
 
 
