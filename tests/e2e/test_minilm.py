@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples import word_senses
+from examples.word_senses import CHICKEN, TIRED, WIDE
 from headstream.client import Client, EmbedError, Unimplemented
 from server_process import Server, running_server
 
 NAME = "all-minilm-l6-v2"
-CHICKEN = "The chicken didn't cross the road because it was too"
 TEXTS = [
     "So long and thanks for all the fish",
     "a",
@@ -72,17 +73,6 @@ def test_rows_of_every_layer_equal_transformers(client: Client, minilm_reference
         np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
 
 
-def test_it_means_the_chicken_or_the_road(client: Client) -> None:
-    """What comes after "it" changes its vector, as it cannot in a causal model."""
-    tired, wide = (
-        client.embed_tokens(f"{CHICKEN} {word}", layers=[0, -1]) for word in ("tired", "wide")
-    )
-    index = tired.tokens.index("it")
-    assert wide.tokens.index("it") == index
-    assert np.array_equal(tired.vectors[0, index], wide.vectors[0, index])
-    assert not np.allclose(tired.vectors[1, index], wide.vectors[1, index], atol=0.1)
-
-
 def test_longer_texts_are_cut_only_if_asked(client: Client, minilm_reference: Any) -> None:
     """At 256 tokens, as the checkpoint says; that library does so unasked."""
     long = " ".join(sentences(5))
@@ -121,3 +111,28 @@ def test_fewer_bits_stay_near(
     assert np.array_equal(vectors[:5], lone)
     cosines = (vectors * minilm_reference.encode(texts)).sum(1)
     assert nearness < cosines.min() < 1 - 1e-6
+
+
+def test_it_means_another_thing_where_the_road_is_wide(
+    minilm_server: Server, minilm_reference: Any
+) -> None:
+    """Beside the library's vectors of the same tokens; the nearest noun, and how it moves."""
+    with Client(minilm_server.address) as client:
+        tired, wide = (word_senses.occurrence(client, text, "it") for text in (TIRED, WIDE))
+        at = client.tokenize(TIRED).tokens.index("it")
+    theirs = [
+        minilm_reference.encode(text, output_value="token_embeddings")[at] for text in (TIRED, WIDE)
+    ]
+    theirs = [vector / np.linalg.norm(vector) for vector in theirs]
+    np.testing.assert_allclose([tired.vector, wide.vector], theirs, atol=1e-5)
+    assert tired.vector @ wide.vector == pytest.approx(0.873, abs=1e-3)
+    near, far = (dict(each.nearest) for each in (tired, wide))
+    assert near["chicken"] - near["road"] > far["chicken"] - far["road"] + 0.04
+    assert max(("chicken", "road", "tired"), key=near.__getitem__) == "chicken"
+
+
+@pytest.mark.slow
+def test_to_a_decoder_it_is_the_same_word(gemma_server: Server) -> None:
+    with Client(gemma_server.address) as client:
+        tired, wide = (word_senses.occurrence(client, text, "it") for text in (TIRED, WIDE))
+    assert np.array_equal(tired.vector, wide.vector)
