@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from explorer_browser import ENCODER, Explorer, browser, opened
+from explorer_browser import ENCODER, Explorer, browser, chromium_path, opened
 from headstream.client import Client
 from headstream.model.loading.source import resolve
 from server_process import Server, running_server, save_tiny_model
@@ -51,8 +51,9 @@ def minilm_server() -> Generator[Server]:
 
 
 @pytest.fixture(scope="session")
-def explorer_server(gemma: Path, chromium: Any) -> Generator[Server]:
+def explorer_server(gemma: Path) -> Generator[Server]:
     """With the explorer, a real model in float32 and an encoder; skips without Chromium."""
+    chromium_path()
     flags = ["--models", ENCODER, "--explorer", "--dtype", "float32", "--max-text-bytes", "9000"]
     with running_server(gemma, *flags, name=gemma.name) as running:
         yield running
@@ -73,9 +74,12 @@ def explorer_client(explorer_server: Server) -> Generator[Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Generator[Any]:
-    """A browser without a window; skips where there is none."""
+    """A browser without a window; skips where there is none.
+
+    Its driver has an event loop in this thread: no longer than for the tests that need it.
+    """
     with browser() as chromium:
         yield chromium
 
