@@ -38,34 +38,39 @@ def shared(tiny_model: Path, tmp_path: Path) -> Generator[Shared]:
         yield Shared(server, alice, bob)
 
 
-def ask(shared: Shared, token: str, label: str) -> None:
-    with Client(shared.server.address, token=token) as client:
-        for _ in client.generate("The chicken", max_new_tokens=NEW_TOKENS, ignore_eos=True):
-            pass
+def ask(shared: Shared, client: Client, label: str) -> None:
+    for _ in client.generate("The chicken", max_new_tokens=NEW_TOKENS, ignore_eos=True):
+        pass
     shared.done.append(label)
+
+
+def flood(shared: Shared) -> None:
+    with Client(shared.server.address, token=shared.alice) as client:
+        ask(shared, client, "flood")
 
 
 @pytest.mark.parametrize("other", ["bob", "alice"])
 def test_a_flood_does_not_hold_up_the_request_of_another(shared: Shared, other: str) -> None:
     """Of its own tenant it does, which is the control."""
-    flood = [
-        threading.Thread(target=ask, args=(shared, shared.alice, "flood")) for _ in range(FLOOD)
-    ]
-    for thread in flood:
-        thread.start()
-    deadline = time.monotonic() + 60
-    while not shared.done:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    waiting = shared.server.metrics()
-    before = len(shared.done)
-    ask(shared, getattr(shared, other), "single")
+    threads = [threading.Thread(target=flood, args=(shared,)) for _ in range(FLOOD)]
+    with Client(shared.server.address, token=getattr(shared, other)) as client:
+        client.models()  # connected before it counts
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 60
+        while not shared.done:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        waiting = shared.server.metrics()
+        before = len(shared.done)
+        ask(shared, client, "single")
     behind = shared.done.index("single") - before
-    for thread in flood:
+    for thread in threads:
         thread.join()
     assert len(shared.done) == FLOOD + 1, str(waiting)
-    # Three slots go on while it runs in the fourth: each may end one request, or two.
+    # Three slots go on while it runs in the fourth: each may end one request, or two; and some more
+    # where a busy machine lets its thread wait.
     if other == "bob":
-        assert behind <= 10
+        assert behind <= FLOOD // 4
     else:
         assert behind > FLOOD // 2
