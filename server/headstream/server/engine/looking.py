@@ -60,7 +60,10 @@ def _views(look: Look, config: ModelConfig, num_prompt: int, longest: int) -> tu
             comparison = Comparison(layers, config, num_prompt, end)
             views.append(TracedPatterns(compared, trace, comparison))
     if (spec := look.attention) is not None:
-        comparison = Comparison(spec.layers, config, num_prompt, spec.queries[-1] + 1)
+        # In an encoder a rollout takes what it brings to a token from those behind it, too.
+        needs_all = spec.rollout and not config.causal
+        end = num_prompt if needs_all else spec.queries[-1] + 1
+        comparison = Comparison(spec.layers, config, num_prompt, end)
         if spec.rollout:
             views.append(RolloutView(spec, comparison, num_prompt))
         else:
