@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from headstream.model.sites import SiteName
 from headstream.server.engine.messages import Ready
 from headstream.server.errors import InvalidRequest
-from headstream.server.wire.fields import check_distinct, check_int
+from headstream.server.wire.fields import check_count, check_distinct, check_int
 
 _READ_ONLY: tuple[SiteName, ...] = ("attn_scores", "pattern", "pos_embed", "ln_final")
 
@@ -43,8 +43,9 @@ class SiteShape:
         return check_members(field, heads, 0, self.heads - 1) or tuple(range(self.heads))
 
 
-def check_members(field: str, numbers: Iterable[int], low: int, high: int) -> tuple[int, ...]:
+def check_members(field: str, numbers: Collection[int], low: int, high: int) -> tuple[int, ...]:
     """The numbers, ascending, if each lies in [low, high] and none is there twice."""
+    check_count(field, numbers, 0, high - low + 1)
     checked = [check_int(f"{field}[{i}]", number, low, high) for i, number in enumerate(numbers)]
     check_distinct(field, checked)
     return tuple(sorted(checked))

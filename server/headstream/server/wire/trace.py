@@ -57,13 +57,12 @@ class TraceCall:
         self, shape: SiteShape, spec: SiteSpec, start: int, end: int, num_tokens: int
     ) -> int:
         """Bytes of one site: rows of the input have its keys, generated ones those up to them."""
-        rows = sum(
-            self._row_bytes(shape, spec, num_keys=position + 1)
-            for position in range(max(start, num_tokens), end)
-        )
-        before = max(0, min(end, num_tokens) - start)
-        rows += before * self._row_bytes(shape, spec, num_keys=num_tokens)
-        return rows * len(spec.layers)
+        read = max(0, min(end, num_tokens) - start)
+        keys = range(max(start, num_tokens) + 1, end + 1)  # of each generated row
+        if shape.width:
+            return (read + len(keys)) * self._row_bytes(shape, spec, num_keys=0) * len(spec.layers)
+        all_keys = read * num_tokens + (keys.start + keys.stop - 1) * len(keys) // 2
+        return self._row_bytes(shape, spec, num_keys=all_keys) * len(spec.layers)
 
     def _row_bytes(self, shape: SiteShape, spec: SiteSpec, *, num_keys: int) -> int:
         """Bytes of one row in one layer."""
