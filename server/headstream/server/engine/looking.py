@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstream.model.batch import Place
 from headstream.model.config import ModelConfig
+from headstream.model.site_shapes import PATTERN_SITES
 from headstream.server.engine.edits import SequenceEdits
 from headstream.server.engine.lens import Lens
 from headstream.server.engine.look import Look, Seen
@@ -21,7 +22,7 @@ from headstream.server.engine.pattern_views import (
 )
 from headstream.server.engine.report import Frames
 from headstream.server.engine.sequence import Sequence
-from headstream.server.engine.sites import PATTERN_SITES, check_look
+from headstream.server.engine.sites import check_look
 from headstream.server.engine.views import Shown, SiteView, Span, View
 
 
