@@ -348,6 +348,14 @@ def test_a_stream_of_texts_has_them_in_front(script: Script, client: Client) -> 
     assert [len(message.interventions) for message in seen] == [1, 0]
 
 
+def test_a_layer_may_be_found_with_numpy(script: Script, client: Client) -> None:
+    best: Any = np.argmax([0.1, 0.2, 0.9, 0.3])
+    with pytest.raises(Unimplemented):
+        list(client.generate("a", interventions=[Scale("z", best, 0.0, heads=[best])]))
+    [change] = script.requests[0].interventions
+    assert (list(change.layers), list(change.heads)) == ([2], [2])
+
+
 def test_a_vector_is_a_list_of_numbers(client: Client) -> None:
     with pytest.raises(ValueError, match="the vector of resid_post has 2 axes, not one"):
         client.generate("a", interventions=[Add("resid_post", 1, np.ones((2, 2)))])

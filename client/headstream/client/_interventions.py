@@ -92,7 +92,7 @@ def _place(change: Intervention, heads: Sequence[int], positions: Positions) -> 
     start, end = positions
     return pb.Intervention(
         site=change.site,
-        layers=[change.layers] if isinstance(change.layers, int) else change.layers,
+        layers=np.atleast_1d(change.layers).tolist(),  # numpy's numbers, too
         heads=heads,
         position_start=start,
         position_end=end,

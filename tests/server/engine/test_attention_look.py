@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from contract_requests import text
 from engine_trace import News, Trace
 from every_site import LAYERS
-from headstream.model.sites import PatternSpec
+from headstream.model.sites import PatternSpec, SiteSpec, TraceSpec
 from headstream.server.engine import pattern_views
 from headstream.server.engine.look import Look
 from site_oracle import SiteOracle
@@ -109,17 +109,35 @@ def test_queries_behind_the_prompt_are_refused(gentle: dict[str, Path], cache_di
     assert "queries: 3 is not in [0, 2]" in trace.news[refused].error
 
 
+@pytest.mark.parametrize("queries", [(0, 5, 250, 256, 299), (0, 5)])
 @pytest.mark.parametrize("family", ["gemma3", "bert"])
-def test_rollout(family: str, gentle: dict[str, Path], cache_dir: Path) -> None:
+def test_rollout(
+    family: str, queries: tuple[int, ...], gentle: dict[str, Path], cache_dir: Path
+) -> None:
     """Abnar and Zuidema 2020: the products of (A + I) / 2, whatever the chunks are."""
     theirs = patterns_of(gentle[family])
     rolled = np.eye(LENGTH)
     for layer in LAYERS:
         mixed = (theirs[layer].mean(0) + np.eye(LENGTH)) / 2
         rolled = mixed / mixed.sum(1, keepdims=True) @ rolled
-    queries = (0, 5, 250, 256, 299)
     news = ask(gentle[family], cache_dir, replace(EVERYTHING, queries=queries, rollout=True))
     assert news.patterns.keys() == {(0, query) for query in queries}
     for (_, query), weights in news.patterns.items():
         np.testing.assert_allclose(weights[0], rolled[query], atol=1e-5)
         np.testing.assert_allclose(weights.sum(), 1.0, atol=1e-5)
+
+
+def test_beside_a_trace_of_more_positions(gentle: dict[str, Path], cache_dir: Path) -> None:
+    """Keys of later positions than these queries see are there for others to look at."""
+    spec = replace(EVERYTHING, queries=(0, 7))
+    alone = ask(gentle["gemma3"], cache_dir, spec)
+    trace = Trace(gentle["gemma3"], cache_dir, max_num_batched_tokens=330, max_num_seqs=4)
+    keys = TraceSpec((SiteSpec("k", LAYERS, (0, 1)),))
+    asked = trace.submit(TEXT, look=Look(keys, spec))
+    trace.run()
+    news = trace.news[asked]
+    assert news.finish == "length", news.error
+    assert len(news.sites) == len(LAYERS) * LENGTH
+    assert news.patterns.keys() == alone.patterns.keys()
+    for place, weights in news.patterns.items():
+        assert weights.tobytes() == alone.patterns[place].tobytes()

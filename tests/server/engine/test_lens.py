@@ -9,7 +9,7 @@ import pytest
 
 from contract_requests import text
 from engine_trace import DTYPES, Trace
-from headstream.model.outputs import LogitsSpec, Outputs, ScoreSpec
+from headstream.model.outputs import LogitsSpec, Outputs, RowsSpec, ScoreSpec
 from headstream.model.sites import LensSpec, SiteSpec, TraceSpec
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Abort
@@ -121,3 +121,17 @@ def test_a_fault_ends_the_sequence_alone(
     assert trace.news[asked].finish == "error"
     assert "no memory" in trace.news[asked].error
     assert len(trace.news[beside].token_ids) == 12
+
+
+def test_rows_that_wait_keep_no_others(gentle: dict[str, Path], cache_dir: Path) -> None:
+    """A reader may hold them up for long."""
+    trace = Trace(gentle["gemma3"], cache_dir)
+    asked = trace.submit(text(5, 100), look=Look(lens=LensSpec((1,), 0, 40, FULL)))
+    trace.submit(text(6, 60), outputs=Outputs(rows=RowsSpec(prompt_layers=(1,))))
+    trace.step()
+    sequence = trace.scheduler.get(asked)
+    assert sequence is not None
+    assert sequence.lens is not None
+    [(_, start, rows)] = sequence.lens._waiting
+    assert (start, len(rows)) == (32, 8)
+    assert rows.untyped_storage().nbytes() == 40 * 64 * 4

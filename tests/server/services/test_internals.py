@@ -329,6 +329,18 @@ BAD = [
     ),
     ("Attention", {"input": types_pb2.Input()}, "input: set text, token_ids or chat"),
     ("LogitLens", {"input": ids(65)}, "input: has 65 tokens; the model takes 64"),
+    # So many that reading them one by one would keep all others waiting.
+    ("Attention", {"queries": [1] * 65}, "queries: has 65 entries; allowed are 0 to 64"),
+    (
+        "Trace",
+        {"sites": [pb.Site(name="z", heads=[1] * 3)]},
+        "sites[0].heads: has 3 entries; allowed are 0 to 2",
+    ),
+    (
+        "LogitLens",
+        {"layers": types_pb2.LayerSelection(layers=[1] * 5)},
+        "layers.layers: has 5 entries; allowed are 0 to 4",
+    ),
 ]
 
 

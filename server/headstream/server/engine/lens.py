@@ -30,7 +30,8 @@ class Lens:
 
     def put(self, layer: int, start: int, rows: Tensor) -> None:
         """Rows [n, d] of the positions from ``start`` on."""
-        self._waiting.append((layer, start, rows))
+        # A copy: rows that wait must not keep those of everybody else in their step.
+        self._waiting.append((layer, start, rows.clone()))
 
     def read(self, runner: Runner, most: int, frames: Frames) -> tuple[LensRows, ...]:
         """The logits of the first that wait, at most ``most`` rows."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headstream.model.batch import Place
 from headstream.model.config import ModelConfig
+from headstream.model.site_shapes import PATTERN_SITES
 from headstream.server.engine.edits import SequenceEdits
 from headstream.server.engine.lens import Lens
 from headstream.server.engine.look import Look, Seen
@@ -21,7 +22,7 @@ from headstream.server.engine.pattern_views import (
 )
 from headstream.server.engine.report import Frames
 from headstream.server.engine.sequence import Sequence
-from headstream.server.engine.sites import PATTERN_SITES, check_look
+from headstream.server.engine.sites import check_look
 from headstream.server.engine.views import Shown, SiteView, Span, View
 
 
@@ -60,7 +61,10 @@ def _views(look: Look, config: ModelConfig, num_prompt: int, longest: int) -> tu
             comparison = Comparison(layers, config, num_prompt, end)
             views.append(TracedPatterns(compared, trace, comparison))
     if (spec := look.attention) is not None:
-        comparison = Comparison(spec.layers, config, num_prompt, spec.queries[-1] + 1)
+        # In an encoder a rollout takes what it brings to a token from those behind it, too.
+        needs_all = spec.rollout and not config.causal
+        end = num_prompt if needs_all else spec.queries[-1] + 1
+        comparison = Comparison(spec.layers, config, num_prompt, end)
         if spec.rollout:
             views.append(RolloutView(spec, comparison, num_prompt))
         else:

@@ -35,7 +35,8 @@ class Comparison:
         self._specs = config.attention
         self._causal = config.causal
         self._num_prompt = num_prompt
-        self._keys = GrowingRows(end if config.causal else num_prompt)
+        self._most_keys = end if config.causal else num_prompt
+        self._keys = GrowingRows(self._most_keys)
 
     def places(self, span: Span, positions: range) -> dict[Place, range]:
         """The queries at ``positions``, and all keys that theirs, or later ones, are compared with.
@@ -53,7 +54,8 @@ class Comparison:
     def keys(self, layer: int, shown: Mapping[Place, Shown]) -> Tensor:
         """All keys [m, G, D] of a layer so far, those of this step included."""
         fresh = shown["k", layer]
-        return self._keys.extend(layer, fresh.start, fresh.rows)
+        rows = fresh.rows[: self._most_keys - fresh.start]  # others may want later ones
+        return self._keys.extend(layer, fresh.start, rows)
 
     def tiles(self, positions: range) -> Iterator[range]:
         """The positions in parts that are computed at once."""
@@ -81,7 +83,7 @@ class Comparison:
 
     def forget(self) -> None:
         """The sequence is computed from its beginning again."""
-        self._keys = GrowingRows(self.end if self._causal else self._num_prompt)
+        self._keys = GrowingRows(self._most_keys)
 
 
 class TracedPatterns:

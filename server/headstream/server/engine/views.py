@@ -10,10 +10,10 @@ from torch import Tensor
 
 from headstream.model.batch import Place
 from headstream.model.config import ModelConfig
+from headstream.model.site_shapes import shape_of
 from headstream.model.sites import SiteName, SiteSpec, TraceSpec
 from headstream.server.engine.look import Seen, SiteValues
 from headstream.server.engine.report import Frames
-from headstream.server.engine.sites import num_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class SiteView:
         self._trace = trace
         self._heads: dict[Place, list[int] | None] = {}
         for site in sites:
-            heads = list(site.heads) if num_heads(site.name, config) else None
+            heads = list(site.heads) if shape_of(site.name, config).heads else None
             self._heads.update({(site.name, layer): heads for layer in site.layers})
 
     def places(self, span: Span) -> dict[Place, range]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from headstream.model.site_shapes import SiteShape
 from headstream.model.sites import Edit, SiteSpec, TraceSpec
 from headstream.server.engine.messages import Ready
 from headstream.server.errors import InvalidRequest, NotServed
@@ -16,7 +17,7 @@ from headstream.server.limits import Limits
 from headstream.server.wire.fields import check_count, check_float
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.positions import check_range, fit_range
-from headstream.server.wire.sites import SiteShape, find_site
+from headstream.server.wire.sites import find_site, resolve_heads, resolve_layers
 from headstream.v1 import types_pb2 as pb
 
 VALUE_BYTES = 4  # float32
@@ -144,8 +145,8 @@ def _parse_place(field: str, message: pb.Intervention, ready: Ready) -> Place:
     start, end = check_range(f"{field}.positions", message.position_start, end)
     return Place(
         shape=shape,
-        layers=shape.resolve_layers(f"{field}.layers", message.layers),
-        heads=shape.resolve_heads(f"{field}.heads", message.heads),
+        layers=resolve_layers(f"{field}.layers", message.layers, shape),
+        heads=resolve_heads(f"{field}.heads", message.heads, shape),
         start=start,
         end=end,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headstream.server.errors import InvalidRequest
-from headstream.server.wire.fields import check_distinct
+from headstream.server.wire.fields import check_count, check_distinct
 
 FINAL = -1
 
@@ -20,6 +20,7 @@ def resolve_layer(field: str, layer: int, n_layers: int) -> int:
 
 def resolve_layers(field: str, layers: Sequence[int], n_layers: int) -> tuple[int, ...]:
     """All of them, in the order asked; one layer under two numbers is refused."""
+    check_count(field, layers, 0, n_layers + 2)
     resolved = tuple(
         resolve_layer(f"{field}[{i}]", layer, n_layers) for i, layer in enumerate(layers)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_message
 from headstream.server.wire.fields import check_distinct
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
-from headstream.server.wire.layers import FINAL, resolve_layer
+from headstream.server.wire.layers import FINAL, resolve_layers
 from headstream.server.wire.logits import parse_logits
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
@@ -65,9 +65,9 @@ def parse_lens(request: pb.LogitLensRequest, limits: Limits) -> LensCall:
     )
 
 
-def _parse_layers(field: str, layers: Iterable[int], n_layers: int) -> tuple[int, ...]:
+def _parse_layers(field: str, layers: Sequence[int], n_layers: int) -> tuple[int, ...]:
     """Layers 0 to L, ascending; the final norm is put on every one, so the last has it too."""
-    resolved = [resolve_layer(f"{field}[{i}]", layer, n_layers) for i, layer in enumerate(layers)]
+    resolved = resolve_layers(field, layers, n_layers)
     named = [n_layers if layer == FINAL else layer for layer in resolved]
     check_distinct(field, named)
     return tuple(sorted(named)) or tuple(range(n_layers + 1))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from headstream.model.outputs import EmbeddingDefaults, PoolKind
+from headstream.model.site_shapes import SiteShape
 from headstream.server.engine.messages import Ready
 from headstream.server.limits import Limits
-from headstream.server.wire.sites import SiteShape, site_shapes
+from headstream.server.wire.sites import site_shapes
 from headstream.server.wire.tensors import VECTOR_TYPES
 from headstream.v1 import embeddings_service_pb2 as embed_pb
 from headstream.v1 import internals_service_pb2, logits_service_pb2, types_pb2

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from headstream.model.outputs import WireDtype
+from headstream.model.site_shapes import SiteShape
 from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Ready
@@ -17,7 +18,7 @@ from headstream.server.wire.fields import check_count, check_int
 from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
-from headstream.server.wire.sites import SiteShape, find_site, key_bytes
+from headstream.server.wire.sites import find_site, key_bytes, resolve_heads, resolve_layers
 from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
 from headstream.v1 import internals_service_pb2 as pb
 
@@ -57,13 +58,12 @@ class TraceCall:
         self, shape: SiteShape, spec: SiteSpec, start: int, end: int, num_tokens: int
     ) -> int:
         """Bytes of one site: rows of the input have its keys, generated ones those up to them."""
-        rows = sum(
-            self._row_bytes(shape, spec, num_keys=position + 1)
-            for position in range(max(start, num_tokens), end)
-        )
-        before = max(0, min(end, num_tokens) - start)
-        rows += before * self._row_bytes(shape, spec, num_keys=num_tokens)
-        return rows * len(spec.layers)
+        read = max(0, min(end, num_tokens) - start)
+        keys = range(max(start, num_tokens) + 1, end + 1)  # of each generated row
+        if shape.width:
+            return (read + len(keys)) * self._row_bytes(shape, spec, num_keys=0) * len(spec.layers)
+        all_keys = read * num_tokens + (keys.start + keys.stop - 1) * len(keys) // 2
+        return self._row_bytes(shape, spec, num_keys=all_keys) * len(spec.layers)
 
     def _row_bytes(self, shape: SiteShape, spec: SiteSpec, *, num_keys: int) -> int:
         """Bytes of one row in one layer."""
@@ -96,8 +96,8 @@ def _parse_sites(
     for i, message in enumerate(messages):
         each = f"{field}[{i}]"
         shape = find_site(f"{each}.name", message.name, ready)
-        layers = shape.resolve_layers(f"{each}.layers", message.layers)
-        heads = shape.resolve_heads(f"{each}.heads", message.heads)
+        layers = resolve_layers(f"{each}.layers", message.layers, shape)
+        heads = resolve_heads(f"{each}.heads", message.heads, shape)
         for layer in layers:
             if (shape.name, layer) in seen:
                 raise InvalidRequest(each, f"{shape.name} of layer {layer} is named twice")
