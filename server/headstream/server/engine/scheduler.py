@@ -9,7 +9,7 @@ from headstream.server.engine.line import Line
 from headstream.server.engine.plan import Plan, Schedule
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
-from headstream.server.engine.shares import slots_of_tenants, to_give_up
+from headstream.server.engine.shares import may_ask, slots_of_tenants, to_give_up
 
 _APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
@@ -128,8 +128,8 @@ class Scheduler:
         Sequences with one token behind come first, so that a long prompt never stalls them; then
         what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
-        self._share_slots()
         self.branches.start(self._max_num_seqs - self.num_running, self._paused)
+        self._share_slots()  # behind them: the room is for those who wait for their first step
         ready: list[Sequence] = []
         appended: list[Sequence] = []
         behind: list[Sequence] = []
@@ -230,8 +230,8 @@ class Scheduler:
         What another tenant gives up for it is computed again later.
         """
         for head in self._waiting.heads():
-            tenant = head.spec.tenant
-            if head in self._paused or any(each.spec.tenant == tenant for each in self._running):
+            going = self.branches.going
+            if head in self._paused or not may_ask(head, self._running, going, self._max_num_seqs):
                 continue
             while not self._has_room(head) and (given := to_give_up(self._running)) is not None:
                 self._preempt(given)
