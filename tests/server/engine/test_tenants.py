@@ -136,7 +136,7 @@ def test_nobody_gives_up_the_only_sequence(siblings: int, prefix_caching: bool) 
     scheduler = Scheduler(BlockPool(2000, BLOCK), 512, SLOTS, prefix_caching=prefix_caching)
     for number in range(1, 16):
         tenant = "abcde"[number % 5]
-        scheduler.add(_sequence(number, tenant, prompt=3000, new=1, siblings=siblings))
+        scheduler.add(_sequence(number, tenant, prompt=3000, new=10, siblings=siblings))
     steps = 0
     while scheduler.has_work:
         step(scheduler)
