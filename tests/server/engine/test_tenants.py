@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from dry_run import BLOCK, step
+from headstream.model.outputs import LogitsSpec, Outputs, ScoreSpec
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Sibling, Submit
 from headstream.server.engine.scheduler import Scheduler
@@ -154,6 +155,22 @@ def test_nothing_is_given_up_in_vain() -> None:
     scheduler.add(_sequence(1, "bob", siblings=SLOTS - 1))
     _steps_until_done(scheduler, 1)
     assert scheduler.preemptions == 0
+
+
+def test_nothing_is_given_up_for_who_could_not_start() -> None:
+    """What may be sent in a step is used up by a long prompt with a logit of every token."""
+    scheduler = Scheduler(BlockPool(2000, BLOCK), 4096, SLOTS)
+    much = Outputs(score=ScoreSpec(logits=LogitsSpec("full")))
+    for number, tenant, length in ((1, "alice", 5000), (2, "bob", 100)):
+        ids = tuple(range(number * 10_000, number * 10_000 + length))
+        spec = Submit(number, ids, max_new_tokens=1, outputs=much, tenant=tenant)
+        scheduler.add(Sequence(spec, arrival_ns=0))
+        if tenant == "alice":
+            for other in range(10, 10 + SLOTS - 1):
+                scheduler.add(_sequence(other, "alice", new=500))
+            step(scheduler)
+    _steps_until_done(scheduler, 2)
+    assert scheduler.preemptions == 1
 
 
 def test_a_session_counts_as_running() -> None:

@@ -129,7 +129,6 @@ class Scheduler:
         what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
         self.branches.start(self._max_num_seqs - self.num_running, self._paused)
-        self._share_slots()  # behind them: the room is for those who wait for their first step
         ready: list[Sequence] = []
         appended: list[Sequence] = []
         behind: list[Sequence] = []
@@ -157,6 +156,7 @@ class Scheduler:
             rows = sequence.next_rows(plan.budget_for(sequence))
             if rows and self._take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
+        self._share_slots(plan)
         self._admit(plan)
         self.block_copies = tuple(plan.block_copies.values())
         return plan.rows
@@ -224,17 +224,16 @@ class Scheduler:
         for sequence in admitted:
             self._waiting.remove(sequence)
 
-    def _share_slots(self) -> None:
-        """Let every tenant run something, where slots or blocks are out.
-
-        What another tenant gives up for it is computed again later.
-        """
+    def _share_slots(self, plan: Plan) -> None:
+        """Let every tenant run something; what others give up for it is computed again later."""
         for head in self._waiting.heads():
-            going = self.branches.going
-            if head in self._paused or not may_ask(head, self._running, going, self._max_num_seqs):
+            if head in self._paused or plan.budget_for(head) <= 0:
+                continue
+            if not may_ask(head, self._running, self.branches.going, self._max_num_seqs):
                 continue
             while not self._has_room(head) and (given := to_give_up(self._running)) is not None:
                 self._preempt(given)
+                plan.drop(given)
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether there are slots for a waiting sequence, and blocks for its first rows."""
