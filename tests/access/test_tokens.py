@@ -47,6 +47,8 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("x = 1\n" + entry(), "must hold tables"),
         ("[tokens]", "must hold tables"),
         ("[tokens", "Expected"),
+        (f"x = {'[' * 10_000}", "tokens: "),
+        (f"x = {'1' * 10_000}", "digits"),
         ("[tokens]\nalice = 1", "alice: must be a table"),
         ('[tokens."a b"]', "'a b' is no name"),
         (entry("requests = 1"), "alice: unknown keys: requests"),

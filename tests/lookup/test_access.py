@@ -14,8 +14,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from typer.testing import CliRunner
 
 from certificates import Pair, needs_openssl, shown_by
+from headstream.server.cli.app import app
 from headstream.v1 import lookup_service_pb2 as pb
 from headstream.v1 import lookup_service_pb2_grpc
 from lookup_process import Lookup, lookup_command, running_lookup
@@ -127,6 +129,22 @@ def test_mistakes_are_named(minilm: Server, tmp_path: Path, flags: list[str], me
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--address", "models.example:1", "--token", "hs_x"], "models.example:1 needs tls"),
+        (["--address", "127.0.0.1:1", "--tls-ca", "/no/ca.pem"], "/no/ca.pem"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_named(
+    tmp_path: Path, flags: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(app, ["lookup", "serve", "--store", str(tmp_path / "store"), *flags])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
 
 
 def test_reflection_can_be_left_out(minilm: Server, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from headstream.server.http import Request
         ("0.0.0.0", "rebound.example:9090", False),
         ("::", "[2001:db8::1]:9090", True),
         ("::", "", False),
+        ("Models.example", "models.example:9090", True),
+        ("127.0.0.1", "localhost:9090.rebound.example", False),
+        ("127.0.0.1", "[::1]rebound.example", False),
     ],
 )
 def test_host_is_loopback_or_the_address(address: str, host: str, taken: bool) -> None:
@@ -29,6 +32,7 @@ def test_host_is_loopback_or_the_address(address: str, host: str, taken: bool) -
     assert (why_refused(request, address) is None) is taken
 
 
-def test_a_host_that_comes_twice_is_refused() -> None:
-    request = Request("GET", "/explorer/", {"host": "localhost, rebound.example"})
+@pytest.mark.parametrize("first", ["localhost", "localhost:9090", "[::1]:9090"])
+def test_a_host_that_comes_twice_is_refused(first: str) -> None:
+    request = Request("GET", "/explorer/", {"host": f"{first}, rebound.example"})
     assert why_refused(request, "127.0.0.1") is not None

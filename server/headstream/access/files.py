@@ -10,7 +10,7 @@ import structlog
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.access")
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int, int, int, int] | None, ...]
 
 
 class FileError(Exception):
@@ -63,10 +63,10 @@ async def watch(files: Sequence[WatchedFiles], seconds: float) -> None:
             await asyncio.to_thread(each.look)  # a network's file system may take its time
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What differs once a file was written or replaced; None where there is none."""
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """What differs once a file was written, replaced or made readable; None where there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -105,7 +105,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise FileError(f"tokens: {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # all that bad UTF-8 and bad TOML raise
         raise FileError(f"tokens: {path}: {error}") from None
     entries: object = document.get("tokens")
     if not isinstance(entries, dict) or not entries or len(document) > 1:

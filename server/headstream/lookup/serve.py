@@ -85,12 +85,7 @@ async def serve(settings: Settings, on_ready: Callable[[str, Identity], None]) -
 @asynccontextmanager
 async def _service(settings: Settings) -> AsyncGenerator[LookupService]:
     """The service with its server, cache and store."""
-    async with AsyncClient(
-        settings.server,
-        tls=settings.server_ca or False,
-        token=settings.server_token,
-        connect_timeout=CONNECT_SECONDS,
-    ) as client:
+    async with _client(settings) as client:
         try:
             info = await client.model(settings.model)
         except HeadstreamError as error:
@@ -111,6 +106,18 @@ async def _service(settings: Settings) -> AsyncGenerator[LookupService]:
                 )
         finally:
             await store.close()
+
+
+def _client(settings: Settings) -> AsyncClient:
+    try:
+        return AsyncClient(
+            settings.server,
+            tls=settings.server_ca or False,
+            token=settings.server_token,
+            connect_timeout=CONNECT_SECONDS,
+        )
+    except (OSError, ValueError) as error:  # the file of authorities; a token without TLS
+        raise StartError(f"the Headstream server {settings.server}: {error}") from None
 
 
 @contextmanager

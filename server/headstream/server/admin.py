@@ -68,7 +68,7 @@ class AdminServer:
             except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 pass
             finally:
-                writer.close()
+                await _part(writer)
 
     def _answer(self, request: Request) -> Reply:
         if request.method not in ("GET", "HEAD"):
@@ -83,6 +83,16 @@ class AdminServer:
                 return text_reply(_up(self._ready()))
             case _:
                 return text_reply(HTTPStatus.NOT_FOUND)
+
+
+async def _part(writer: asyncio.StreamWriter) -> None:
+    """Close a connection when all is sent; one that is not read would stay open for ever."""
+    writer.close()
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            await writer.wait_closed()
+    finally:
+        writer.transport.abort()  # of no effect on one that is closed
 
 
 def _up(value: bool) -> HTTPStatus:

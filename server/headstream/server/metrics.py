@@ -77,7 +77,9 @@ class Metrics:
             "kv_blocks_cached", "Blocks that only the prefix cache holds: free for the taking."
         )
         self.kv_total = gauge("kv_blocks_total", "Blocks of key/value memory.")
-        self.preemptions = counter("preemptions", "Sequences preempted for memory.")
+        self.preemptions = counter(
+            "preemptions", "Sequences preempted for memory, or for a tenant that ran nothing."
+        )
         self.lookup_tokens = counter(
             "prefix_lookup_tokens", "Prompt tokens looked up in the prefix cache."
         )

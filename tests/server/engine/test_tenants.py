@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from dry_run import BLOCK, step
+from headstream.model.outputs import LogitsSpec, Outputs, ScoreSpec
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Sibling, Submit
 from headstream.server.engine.scheduler import Scheduler
@@ -128,6 +129,64 @@ def test_room_is_made_in_memory_too() -> None:
     assert scheduler.num_blocks_used > blocks - 8
     scheduler.add(_sequence(1, "bob", prompt=250, new=5))
     assert _steps_until_done(scheduler, 1) <= _alone(prompt=250, new=5) + 2
+
+
+@pytest.mark.parametrize(("siblings", "prefix_caching"), [(3, False), (3, True), (7, False)])
+def test_nobody_gives_up_the_only_sequence(siblings: int, prefix_caching: bool) -> None:
+    """A prompt that keeps most slots for its continuations is read to its end all the same."""
+    scheduler = Scheduler(BlockPool(2000, BLOCK), 512, SLOTS, prefix_caching=prefix_caching)
+    for number in range(1, 16):
+        tenant = "abcde"[number % 5]
+        scheduler.add(_sequence(number, tenant, prompt=3000, new=10, siblings=siblings))
+    steps = 0
+    while scheduler.has_work:
+        step(scheduler)
+        steps += 1
+        assert steps < 1000
+    assert scheduler.preemptions == 0
+
+
+def test_nothing_is_given_up_in_vain() -> None:
+    """All slots are wanted, and alice would keep one."""
+    scheduler = _scheduler()
+    for number in range(2, 2 + SLOTS):
+        scheduler.add(_sequence(number, "alice"))
+    step(scheduler)
+    scheduler.add(_sequence(1, "bob", siblings=SLOTS - 1))
+    _steps_until_done(scheduler, 1)
+    assert scheduler.preemptions == 0
+
+
+def test_nothing_is_given_up_for_who_could_not_start() -> None:
+    """What may be sent in a step is used up by a long prompt with a logit of every token."""
+    scheduler = Scheduler(BlockPool(2000, BLOCK), 4096, SLOTS)
+    much = Outputs(score=ScoreSpec(logits=LogitsSpec("full")))
+    for number, tenant, length in ((1, "alice", 5000), (2, "bob", 100)):
+        ids = tuple(range(number * 10_000, number * 10_000 + length))
+        spec = Submit(number, ids, max_new_tokens=1, outputs=much, tenant=tenant)
+        scheduler.add(Sequence(spec, arrival_ns=0))
+        if tenant == "alice":
+            for other in range(10, 10 + SLOTS - 1):
+                scheduler.add(_sequence(other, "alice", new=500))
+            step(scheduler)
+    _steps_until_done(scheduler, 2)
+    assert scheduler.preemptions == 1
+
+
+def test_a_session_counts_as_running() -> None:
+    """Its tenant takes no slot after slot from others."""
+    scheduler = _scheduler()
+    for number in range(10, 10 + SLOTS):
+        scheduler.add(_sequence(number, "alice", new=500))
+    step(scheduler)
+    for number in range(1, 5):
+        ids = tuple(range(1000 * number, 1000 * number + 5000))  # under way for many steps
+        spec = Submit(number, ids, max_new_tokens=500, tenant="bob", branch=True)
+        scheduler.add(Sequence(spec, arrival_ns=0))
+    for _ in range(10):
+        step(scheduler)
+    assert Counter(each.spec.tenant for each in scheduler.branches.going) == {"bob": 1}
+    assert scheduler.preemptions == 1
 
 
 def test_random_tenants_leak_nothing_and_finish_all() -> None:

@@ -9,7 +9,7 @@ from headstream.server.engine.line import Line
 from headstream.server.engine.plan import Plan, Schedule
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
-from headstream.server.engine.shares import slots_of_tenants, to_give_up
+from headstream.server.engine.shares import may_ask, slots_of_tenants, to_give_up
 
 _APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
 _QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
@@ -128,7 +128,6 @@ class Scheduler:
         Sequences with one token behind come first, so that a long prompt never stalls them; then
         what was appended to branches; then prompts under way, in order of arrival; then new ones.
         """
-        self._share_slots()
         self.branches.start(self._max_num_seqs - self.num_running, self._paused)
         ready: list[Sequence] = []
         appended: list[Sequence] = []
@@ -157,6 +156,7 @@ class Scheduler:
             rows = sequence.next_rows(plan.budget_for(sequence))
             if rows and self._take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
+        self._share_slots(plan)
         self._admit(plan)
         self.block_copies = tuple(plan.block_copies.values())
         return plan.rows
@@ -224,17 +224,16 @@ class Scheduler:
         for sequence in admitted:
             self._waiting.remove(sequence)
 
-    def _share_slots(self) -> None:
-        """Let every tenant run something, where slots or blocks are out.
-
-        What another tenant gives up for it is computed again later.
-        """
+    def _share_slots(self, plan: Plan) -> None:
+        """Let every tenant run something; what others give up for it is computed again later."""
         for head in self._waiting.heads():
-            tenant = head.spec.tenant
-            if head in self._paused or any(each.spec.tenant == tenant for each in self._running):
+            if head in self._paused or plan.budget_for(head) <= 0:
+                continue
+            if not may_ask(head, self._running, self.branches.going, self._max_num_seqs):
                 continue
             while not self._has_room(head) and (given := to_give_up(self._running)) is not None:
                 self._preempt(given)
+                plan.drop(given)
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether there are slots for a waiting sequence, and blocks for its first rows."""

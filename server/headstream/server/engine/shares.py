@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import chain
 
 from headstream.server.engine.sequence import Sequence
 
@@ -16,15 +17,41 @@ def slots_of_tenants(sequences: Iterable[Sequence]) -> Counter[str]:
     return held
 
 
+def may_ask(
+    sequence: Sequence, running: Iterable[Sequence], going: Collection[Sequence], slots: int
+) -> bool:
+    """Whether others are to make room for a waiting sequence.
+
+    They are if its tenant runs nothing, and if that is enough: nothing is given up in vain.
+
+    Args:
+        sequence: It waits.
+        running: In order of arrival. Each tenant keeps its oldest.
+        going: Branches of sessions. They keep their slots.
+        slots: Of a step.
+    """
+    if any(each.spec.tenant == sequence.spec.tenant for each in chain(running, going)):
+        return False
+    kept: dict[str, int] = {}
+    for each in running:
+        kept.setdefault(each.spec.tenant, each.num_slots)
+    return sum(kept.values()) + len(going) + sequence.num_slots <= slots
+
+
 def to_give_up(running: Iterable[Sequence]) -> Sequence | None:
-    """The youngest sequence of the tenant that has most slots; None: no tenant has two.
+    """The youngest sequence of the tenant that has most slots, among those that run several.
 
     Args:
         running: In order of arrival.
+
+    Returns:
+        None where no tenant runs two sequences: nobody loses the only one, which with siblings to
+        come may have most of the slots.
     """
     listed = list(running)
-    held = slots_of_tenants(listed)
-    tenant, slots = held.most_common(1)[0] if held else ("", 0)
-    if slots < 2:
+    numbers = Counter(each.spec.tenant for each in listed)
+    held = slots_of_tenants(each for each in listed if numbers[each.spec.tenant] > 1)
+    if not held:
         return None
+    tenant = held.most_common(1)[0][0]
     return next(each for each in reversed(listed) if each.spec.tenant == tenant)

@@ -8,17 +8,20 @@ right origin and the wrong host, and those are refused, too.
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from headstream.access.loopback import is_loopback
 from headstream.server.http import Request
 
+_HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::[0-9]+)?")
 _OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site; none: a person typed the address
 
 
 def why_refused(request: Request, address: str) -> str | None:
     """Why a request to a port on `address` is refused, or None."""
     host = request.headers.get("host", "")
-    if not _is_own(_name_of(host), address):
+    name = _name_of(host)
+    if name is None or not _is_own(name, address.lower()):
         return f"the host {host!r} is neither loopback nor the address of this port"
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"http://{host}".lower():
@@ -29,11 +32,10 @@ def why_refused(request: Request, address: str) -> str | None:
     return None
 
 
-def _name_of(host: str) -> str:
-    """A Host header without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
+def _name_of(host: str) -> str | None:
+    """A Host header without its port; None: it is not a host and a port."""
+    found = _HOST.fullmatch(host.lower())
+    return found and (found[1] or found[2])
 
 
 def _is_own(name: str, address: str) -> bool:
