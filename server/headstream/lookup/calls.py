@@ -173,5 +173,5 @@ async def _abort(
         (REQUEST_ID_KEY, request_id),
     )
     if failure.retry_after_s is not None:
-        trailers += ((PUSHBACK_KEY, str(int(failure.retry_after_s * 1000))),)
+        trailers += ((PUSHBACK_KEY, str(round(failure.retry_after_s * 1000))),)
     await context.abort(failure.code, message, trailers)

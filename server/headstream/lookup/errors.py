@@ -41,7 +41,7 @@ class LookupFailure(Exception):
         if self.retry_after_s is None:
             return []
         delay = Duration()
-        delay.FromMilliseconds(int(self.retry_after_s * 1000))
+        delay.FromMilliseconds(round(self.retry_after_s * 1000))
         return [error_details_pb2.RetryInfo(retry_delay=delay)]
 
 

@@ -38,5 +38,5 @@ def to_trailers(error: ServiceError, request_id: str) -> MetadataItems:
         (REQUEST_ID_KEY, request_id),
     )
     if error.retry_after_s is not None:
-        trailers += ((PUSHBACK_KEY, str(int(error.retry_after_s * 1000))),)
+        trailers += ((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))),)
     return trailers
