@@ -55,12 +55,12 @@ def modes(folder: Path) -> list[int]:
 
 @needs_openssl
 async def test_the_explorer_needs_no_certificate(
-    checkpoint: Path, certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bridge is inside the server; nobody else can reach the way it takes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    cert, key = certificates / "cert.pem", certificates / "key.pem"
-    flags = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(cert)]
+    cert = str(pair.cert)
+    flags = ["--tls-cert", cert, "--tls-key", str(pair.key), "--tls-client-ca", cert]
     async with front_fakes.running_front(checkpoint, *flags, "--explorer") as running:
         request = urllib.request.Request(
             f"http://127.0.0.1:{running.ports.admin}/explorer/api/"

@@ -111,16 +111,16 @@ def make_server(
     logits: Any = LogitsService
     embeddings: Any = EmbeddingsService
     internals: Any = InternalsService
+    closed: Any = internals_service_pb2_grpc.InternalsServiceServicer  # says of all: not served
     logits_service_pb2_grpc.add_LogitsServiceServicer_to_server(
         logits(models, metrics, settings.session_idle), server
     )
     embeddings_service_pb2_grpc.add_EmbeddingsServiceServicer_to_server(
         embeddings(models, metrics, settings.session_idle), server
     )
-    if settings.serves_internals:
-        internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(
-            internals(models, metrics), server
-        )
+    internals_service_pb2_grpc.add_InternalsServiceServicer_to_server(
+        internals(models, metrics) if settings.serves_internals else closed(), server
+    )
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerService(models), server
     )
