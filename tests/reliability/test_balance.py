@@ -97,7 +97,9 @@ async def test_the_health_of_one_replica_is_not_told_as_that_of_all(
     They take UNIMPLEMENTED for a server without health, and leave the choice to the proxy.
     """
     with running_proxy(proxy, replicas, tmp_path) as address:
-        assert await watched(address) == "UNIMPLEMENTED"
+        # nginx ends the stream behind its 404, and gRPC may see the end of it first: UNKNOWN.
+        told = {"UNIMPLEMENTED"} if proxy != "nginx" else {"UNIMPLEMENTED", "UNKNOWN"}
+        assert await watched(address) in told
     direct = await watched(replicas[0].server.address)
     assert direct == health_pb2.HealthCheckResponse.SERVING, "negative control"
 
