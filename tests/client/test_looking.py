@@ -53,7 +53,7 @@ def end(num_bytes: int) -> pb.TraceEnd:
 
 def chunk(site: str, layer: int, first: int, values: Any) -> pb.TraceResponse:
     made = pb.SiteChunk(site=site, layer=layer, start=first, values=tensor(values))
-    return pb.TraceResponse(chunk=made)
+    return pb.TraceResponse(values=pb.SiteChunks(chunks=[made]))
 
 
 def finished(events: list[Any], kind: Any) -> list[Any]:
@@ -62,6 +62,8 @@ def finished(events: list[Any], kind: Any) -> list[Any]:
     for event in events:
         if event.WhichOneof("event") == "row":
             size += len(event.row.logits.values.data)
+        elif event.WhichOneof("event") == "values":
+            size += sum(len(chunk.values.data) for chunk in event.values.chunks)
         elif event.WhichOneof("event") == "chunk":
             chunk = event.chunk
             size += sum(

@@ -44,11 +44,11 @@ class TraceState:
         match event.WhichOneof("event"):
             case "start":
                 self._start = event.start
-            case "chunk":
-                key = (cast("SiteName", event.chunk.site), event.chunk.layer)
-                rows = to_array(event.chunk.values)
-                self._parts.setdefault(key, []).append((event.chunk.start, rows))
-                self._num_bytes += len(event.chunk.values.data)
+            case "values":
+                for chunk in event.values.chunks:
+                    key = (cast("SiteName", chunk.site), chunk.layer)
+                    self._parts.setdefault(key, []).append((chunk.start, to_array(chunk.values)))
+                    self._num_bytes += len(chunk.values.data)
             case "generated_token_id":
                 self._finish_token()  # its values come before the id of the next
                 self._generated.append(event.generated_token_id)

@@ -145,7 +145,7 @@ class TraceResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     START_FIELD_NUMBER: builtins.int
-    CHUNK_FIELD_NUMBER: builtins.int
+    VALUES_FIELD_NUMBER: builtins.int
     GENERATED_TOKEN_ID_FIELD_NUMBER: builtins.int
     END_FIELD_NUMBER: builtins.int
     generated_token_id: builtins.int
@@ -155,8 +155,8 @@ class TraceResponse(google.protobuf.message.Message):
         """First event."""
 
     @property
-    def chunk(self) -> Global___SiteChunk:
-        """Values."""
+    def values(self) -> Global___SiteChunks:
+        """Values of one step."""
 
     @property
     def end(self) -> Global___TraceEnd:
@@ -166,13 +166,13 @@ class TraceResponse(google.protobuf.message.Message):
         self,
         *,
         start: Global___TraceStart | None = ...,
-        chunk: Global___SiteChunk | None = ...,
+        values: Global___SiteChunks | None = ...,
         generated_token_id: builtins.int = ...,
         end: Global___TraceEnd | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "generated_token_id", b"generated_token_id", "start", b"start"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "generated_token_id", b"generated_token_id", "start", b"start"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["start", "chunk", "generated_token_id", "end"] | None: ...
+    def HasField(self, field_name: typing.Literal["end", b"end", "event", b"event", "generated_token_id", b"generated_token_id", "start", b"start", "values", b"values"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["end", b"end", "event", b"event", "generated_token_id", b"generated_token_id", "start", b"start", "values", b"values"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["start", "values", "generated_token_id", "end"] | None: ...
 
 Global___TraceResponse: typing_extensions.TypeAlias = TraceResponse
 
@@ -214,6 +214,26 @@ class TraceStart(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["fingerprint", b"fingerprint", "request_id", b"request_id", "rotary", b"rotary", "tensor_bytes", b"tensor_bytes", "tokens", b"tokens"]) -> None: ...
 
 Global___TraceStart: typing_extensions.TypeAlias = TraceStart
+
+@typing.final
+class SiteChunks(google.protobuf.message.Message):
+    """Values of one step, of as many sites and layers as keep the message within 1 MiB; else one row."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: builtins.int
+    @property
+    def chunks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SiteChunk]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        chunks: collections.abc.Iterable[Global___SiteChunk] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunks", b"chunks"]) -> None: ...
+
+Global___SiteChunks: typing_extensions.TypeAlias = SiteChunks
 
 @typing.final
 class SiteChunk(google.protobuf.message.Message):

@@ -62,13 +62,9 @@ def tensor_bytes(replies: list[Any]) -> int:
     total = 0
     for reply in replies:
         if reply.WhichOneof("event") == "chunk":
-            keys = reply.chunk.keys.data if isinstance(reply, pb.AttentionResponse) else b""
-            values = (
-                reply.chunk.weights
-                if isinstance(reply, pb.AttentionResponse)
-                else reply.chunk.values
-            )
-            total += len(values.data) + len(keys)
+            total += len(reply.chunk.weights.data) + len(reply.chunk.keys.data)
+        elif reply.WhichOneof("event") == "values":
+            total += sum(len(chunk.values.data) for chunk in reply.values.chunks)
         elif reply.WhichOneof("event") == "row":
             total += len(reply.row.logits.values.data)
     return total
@@ -89,8 +85,8 @@ def check_frame(replies: list[Any], count: int = 5, *, exact: bool = True) -> No
 def chunks(replies: list[Any]) -> dict[tuple[str, int], list[Any]]:
     found: dict[tuple[str, int], list[Any]] = {}
     for reply in replies:
-        if reply.WhichOneof("event") == "chunk":
-            found.setdefault((reply.chunk.site, reply.chunk.layer), []).append(reply.chunk)
+        for chunk in reply.values.chunks:
+            found.setdefault((chunk.site, chunk.layer), []).append(chunk)
     return found
 
 
@@ -129,12 +125,11 @@ async def test_generated_tokens_come_with_their_values(running: Running) -> None
     check_frame(replies)
     assert running.handle.jobs[0].stop_token_ids == (1,)
     order = [
-        reply.chunk.start + reply.chunk.values.shape[0]
-        if reply.WhichOneof("event") == "chunk"
-        else -reply.generated_token_id
+        [chunk.start + chunk.values.shape[0] for chunk in reply.values.chunks]
+        or -reply.generated_token_id
         for reply in replies[1:-1]
     ]
-    assert order == [3, 3, 5, 5, -40, 6, 6, -41, 7, 7, -42, 8, 8]
+    assert order == [[3, 3], [5, 5], -40, [6, 6], -41, [7, 7], -42, [8, 8]], "a message a step"
     shapes = [tuple(part.values.shape) for part in chunks(replies)["pattern", 1]]
     assert shapes == [(3, 2, 5), (2, 2, 5), (1, 2, 6), (1, 2, 7), (1, 2, 8)]
     assert replies[-1].end.usage.output_tokens == 3
@@ -151,14 +146,18 @@ async def test_positions_may_end_before_the_generated_tokens(running: Running) -
 
 
 async def test_values_are_cut_into_messages_of_a_mebibyte(checkpoint: Path) -> None:
+    """Steps of ten tokens; a row takes 160,000 bytes, so that six go in a message."""
     async with front_fakes.running_front(checkpoint, d_model=40_000) as running:
-        sites = [pb.Site(name="resid_post", layers=[1])]
+        sites = [pb.Site(name="resid_post", layers=[1, 2])]
         replies = await read_all(call(running, "Trace", 20, sites=sites))
     check_frame(replies, 20)
-    sizes = [len(part.values.data) for part in chunks(replies)["resid_post", 1]]
-    assert sum(sizes) == 20 * 160_000
+    messages = [reply.values.chunks for reply in replies[1:-1]]
+    sizes = [sum(len(chunk.values.data) for chunk in message) for message in messages]
+    assert sum(sizes) == 2 * 20 * 160_000
     assert max(sizes) <= CHUNK_BYTES
-    assert [part.start for part in chunks(replies)["resid_post", 1]] == [0, 6, 10, 16]
+    parts = [[(chunk.layer, chunk.start) for chunk in message] for message in messages]
+    step = [[(1, 0)], [(1, 6)], [(2, 0)], [(2, 6)]]
+    assert parts == step + [[(layer, start + 10) for layer, start in part] for (part) in step]
 
 
 async def test_attention_by_layer_head_and_query(running: Running) -> None:

@@ -42,8 +42,8 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
                 if isinstance(event, pb.TraceStart):
                     yield pb.TraceResponse(start=event)
                 elif isinstance(event, Event):
-                    for reply in site_events(_seen(event).sites):
-                        self._count(model.name, "sites", len(reply.chunk.values.data))
+                    for reply, num_bytes in site_events(_seen(event).sites):
+                        self._count(model.name, "sites", num_bytes)
                         yield reply
                     if event.token is not None:
                         yield pb.TraceResponse(generated_token_id=event.token.token_id)

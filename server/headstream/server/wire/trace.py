@@ -19,7 +19,13 @@ from headstream.server.wire.inputs import ParsedInput, check_length, parse_input
 from headstream.server.wire.looks import FittedLook
 from headstream.server.wire.positions import fit_range, parse_range
 from headstream.server.wire.sites import find_site, key_bytes, resolve_heads, resolve_layers
-from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
+from headstream.server.wire.tensors import (
+    CHUNK_BYTES,
+    ITEM_BYTES,
+    cut_rows,
+    parse_float_dtype,
+    put_tensor,
+)
 from headstream.v1 import internals_service_pb2 as pb
 
 MAX_SITES = 256
@@ -106,12 +112,20 @@ def _parse_sites(
     return tuple(sites)
 
 
-def site_events(events: Iterable[SiteEvent]) -> Iterator[pb.TraceResponse]:
-    """The values of a step, each message with at most 1 MiB of them, or with one row."""
+def site_events(events: Iterable[SiteEvent]) -> Iterator[tuple[pb.TraceResponse, int]]:
+    """The values of a step and their bytes, each message with at most 1 MiB, or with one row.
+
+    Together, because a message costs far more than the row of a layer that is in it.
+    """
+    reply, num_bytes = pb.TraceResponse(), 0
     for event in events:
         for first, part in cut_rows(event.values):
-            reply = pb.TraceResponse()
-            chunk = reply.chunk
+            if num_bytes and num_bytes + len(part.data) > CHUNK_BYTES:
+                yield reply, num_bytes
+                reply, num_bytes = pb.TraceResponse(), 0
+            chunk = reply.values.chunks.add()
             chunk.site, chunk.layer, chunk.start = event.site, event.layer, event.start + first
             put_tensor(chunk.values, part)
-            yield reply
+            num_bytes += len(part.data)
+    if num_bytes:
+        yield reply, num_bytes

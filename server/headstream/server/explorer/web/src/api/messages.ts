@@ -55,7 +55,7 @@ export interface EmbedTokensResponse {
 
 export interface TraceResponse {
   start?: { tokens: TokenTable };
-  chunk?: { site: string; layer: number; start: number; values: Tensor };
+  values?: { chunks: { site: string; layer: number; start: number; values: Tensor }[] };
 }
 
 export interface AttentionResponse {

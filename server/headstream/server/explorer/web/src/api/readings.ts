@@ -214,11 +214,11 @@ export async function residual(
   const request = { model, input: { text }, sites, maxReplyBytes: `${MAX_BYTES}` };
   const rows: Float32Array[] = [];
   let special: boolean[] = [];
-  for await (const { start, chunk } of call<TraceResponse>("InternalsService/Trace", request, signal)) {
-    if (start) special = start.tokens.special;
-    if (chunk)
-      toRows(chunk.values).forEach((row, i) => {
-        if (!special[chunk.start + i]) rows.push(row);
+  for await (const reply of call<TraceResponse>("InternalsService/Trace", request, signal)) {
+    if (reply.start) special = reply.start.tokens.special;
+    for (const { start, values } of reply.values?.chunks ?? [])
+      toRows(values).forEach((row, i) => {
+        if (!special[start + i]) rows.push(row);
       });
   }
   return rows;
