@@ -36,7 +36,7 @@ struct Shape {
   int64_t table_stride;
   int64_t window;  // 0: all keys
   bool causal;     // otherwise a row sees keys behind it too, as far as those before it
-  float scale;
+  float scale;  // of scores, times log2(e): weights are powers of two
   int64_t group() const { return n_heads / kv.n_kv_heads; }
 
   // The keys [first_key, end_key) that the row at `position` sees, of a sequence that has `context`.
@@ -143,8 +143,9 @@ void copy_query(const Shape& s, const Task& task, const T* q, Scratch<T>& scratc
     const int64_t head = task.kv_head * group + row % group;
     const T* from = q + (task.row + row / group) * s.q_stride + head * d;
     T* to = scratch.query.get() + row * width;
-    std::copy_n(from, d, to);
-    std::fill(to + d, to + width, T{});
+#pragma omp simd  // a call that copies would cost more
+    for (int64_t i = 0; i < d; ++i) to[i] = from[i];
+    if (d < width) std::fill(to + d, to + width, T{});
   }
 }
 
@@ -276,7 +277,7 @@ extern "C" int attend_float32(const float* q, const float* k, const float* v, fl
     int64_t block_size, int64_t window, int64_t causal, float scale) {
   return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
                 Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
-                      window, causal != 0, scale});
+                      window, causal != 0, scale * kLog2E});
 }
 
 extern "C" int attend_bfloat16(const headstream::Bf16* q, const headstream::Bf16* k, const headstream::Bf16* v, headstream::Bf16* k_pool, headstream::Bf16* v_pool, headstream::Bf16* z,
@@ -286,5 +287,5 @@ extern "C" int attend_bfloat16(const headstream::Bf16* q, const headstream::Bf16
     int64_t block_size, int64_t window, int64_t causal, float scale) {
   return attend(q, k, v, k_pool, v_pool, z, Step{slots, cu_seqlens, contexts, block_table, rows, seqs},
                 Shape{n_heads, {n_kv_heads, d_head, block_size}, q_stride, kv_stride, table_stride,
-                      window, causal != 0, scale});
+                      window, causal != 0, scale * kLog2E});
 }

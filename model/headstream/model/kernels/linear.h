@@ -62,13 +62,13 @@ struct Gated {
 
 template <typename Finish, typename T, typename W, typename Out>
 void multiply_all(const T* x, const W* panels, Out* y, const Product& whole) {
-  Product p = whole;
-  for (int64_t begin = 0; begin < whole.rows; begin += kRowBlock) {
-    p.rows = std::min(kRowBlock, whole.rows - begin);
 #pragma omp parallel
-    {
-      const auto room = room_for<T, W>(p);
-#pragma omp for schedule(static)
+  {
+    Product p = whole;
+    const auto room = room_for<T, W>(p);
+    for (int64_t begin = 0; begin < whole.rows; begin += kRowBlock) {
+      p.rows = std::min(kRowBlock, whole.rows - begin);
+#pragma omp for schedule(static) nowait  // a thread has the same columns in every block
       for (int64_t g = 0; g < p.groups(); ++g)
         multiply_group<Finish>(p, x + begin * p.x_stride, panels, g,
                                y + begin * p.y_stride + g * kGroup / Finish::kShare, room);

@@ -27,24 +27,27 @@ inline void store(Bf16* to, float x) {
   to->bits = static_cast<uint16_t>((wide + 0x7FFF + ((wide >> 16) & 1)) >> 16);  // nearest, even
 }
 
-// exp(x) for x <= 0, relative error below 2e-7: 2^n times a polynomial (Cephes, expf). Written out
-// because a call into libm would not be vectorised.
-inline float exp_negative(float x) {
-  x = std::max(x, -87.0f);
-  const float n = std::floor(x * 1.44269504f + 0.5f);
-  float r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+// 2^x for x <= 0, relative error below 2e-7, exactly 1 at 0 and 0 below -126.5: 2^n times the
+// polynomial of degree 5 that errs least in [-1/2, 1/2]. Written out because a call into libm would
+// not be vectorised.
+inline float exp2_negative(float x) {
+  x = std::max(x, -127.0f);
+  const float n = std::floor(x + 0.5f), r = x - n;
+  float p = 1.32647203e-3f;
+  p = p * r + 9.67151299e-3f;
+  p = p * r + 5.55073395e-2f;
+  p = p * r + 2.40222424e-1f;
+  p = p * r + 6.93147004e-1f;
+  p = p * r + 1.0f;
   const int32_t exponent = (static_cast<int32_t>(n) + 127) << 23;
   float scale;
   std::memcpy(&scale, &exponent, sizeof scale);
   return p * scale;
 }
+
+constexpr float kLog2E = 1.44269504f;
+
+// exp(x) for x <= 0, relative error below 2e-7 + 8e-8 |x|.
+inline float exp_negative(float x) { return exp2_negative(x * kLog2E); }
 
 }  // namespace headstream

@@ -11,8 +11,8 @@ namespace headstream {
 constexpr int64_t kChunk = 128;  // keys, counted from the sequence's position 0
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
-// softmax(scores) V of some keys: the largest score, the sum of exp(score - maximum), and the
-// values weighted by that exponential.
+// softmax(scores) V of some keys: the largest score, the sum of 2^(score - maximum), and the values
+// weighted by that power. Scores are scaled for powers of two.
 struct Partial {
   float maximum, sum;
   float* values;
@@ -24,12 +24,13 @@ inline __attribute__((noinline)) void merge(Partial& total, const Partial& part,
   if (total.maximum == kNothing) {
     total.maximum = part.maximum;
     total.sum = part.sum;
-    std::copy_n(part.values, width, total.values);
+#pragma omp simd  // a call that copies would cost more
+    for (int64_t i = 0; i < width; ++i) total.values[i] = part.values[i];
     return;
   }
   const float maximum = std::max(total.maximum, part.maximum);
-  const float before = exp_negative(total.maximum - maximum);
-  const float after = exp_negative(part.maximum - maximum);
+  const float before = exp2_negative(total.maximum - maximum);
+  const float after = exp2_negative(part.maximum - maximum);
   total.maximum = maximum;
   total.sum = total.sum * before + part.sum * after;
 #pragma omp simd
@@ -61,24 +62,22 @@ Partial weigh(float* scores, float scale, int64_t from, int64_t to, int64_t used
               float* values) {
   // Whole vectors from here to there; the lane a key is summed in does not depend on them.
   const auto whole = [](int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; };
-  const int64_t begin = from / kLanes * kLanes, end = whole(to);
-  std::fill(scores + begin, scores + from, kNothing);
-  std::fill(scores + to, scores + end, kNothing);
-  std::fill(weights, weights + begin, T{});
-  std::fill(weights + end, weights + std::max(end, whole(used)), T{});
+  const int64_t begin = from / kLanes * kLanes, end = from < to ? whole(to) : begin;
+  if (begin < from) std::fill(scores + begin, scores + from, kNothing);
+  if (to < end) std::fill(scores + to, scores + end, kNothing);
+  if (0 < begin) std::fill(weights, weights + begin, T{});
+  if (end < whole(used)) std::fill(weights + end, weights + whole(used), T{});
   Floats largest = kNothing - Floats{};
   for (int64_t j = begin; j < end; j += kLanes) {
-    const Floats some = load_floats(scores + j) * scale;
-    store_floats(scores + j, some);
+    const Floats some = load_floats(scores + j);
     largest = some > largest ? some : largest;
   }
-  const float maximum = across(largest, [](auto a, auto b) { return a > b ? a : b; });
+  const float maximum = scale * across(largest, [](auto a, auto b) { return a > b ? a : b; });
   Floats sums{};
   for (int64_t j = begin; j < end; j += kLanes) {
     alignas(64) float weight[kLanes];
 #pragma omp simd
-    for (int64_t i = 0; i < kLanes; ++i)
-      weight[i] = scores[j + i] == kNothing ? 0.0f : exp_negative(scores[j + i] - maximum);
+    for (int64_t i = 0; i < kLanes; ++i) weight[i] = exp2_negative(scores[j + i] * scale - maximum);
     sums += load_floats(weight);
     store_floats(weights + j, load_floats(weight));
   }
