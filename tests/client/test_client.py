@@ -250,7 +250,7 @@ def test_models_tell_sizes_limits_and_capabilities(script, client):
         name="tiny",
         state=model_pb.MODEL_STATE_SERVING,
         sizes=model_pb.ModelSizes(layers=2, vocabulary=50),
-        limits=model_pb.Limits(max_inputs=64),
+        limits=model_pb.Limits(max_inputs=64, max_sites=256, max_look_bytes=1 << 40),
         capabilities=[
             model_pb.Capability(method="headstream.v1.LogitsService/Generate", served=True),
             model_pb.Capability(method="headstream.v1.LogitsService/Decode", served=False),
@@ -262,6 +262,7 @@ def test_models_tell_sizes_limits_and_capabilities(script, client):
     assert listed == client.model("tiny")
     assert (listed.name, listed.state) == ("tiny", "serving")
     assert (listed.sizes.layers, listed.limits.max_inputs) == (2, 64)
+    assert (listed.limits.max_sites, listed.limits.max_look_bytes) == (256, 1 << 40)
     assert listed.can("Generate")
     assert not listed.can("Decode")
     assert not listed.can("Score")

@@ -1,5 +1,8 @@
 """Lists of texts as other libraries give them: by one call or a stream, in their order."""
 
+import asyncio
+import threading
+
 import grpc
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from client_messages import stream_answer
 from headstream.client import AsyncClient, Client, EmbedError, NotFound, StreamBroken
 from headstream.client._retrieval_model import RetrievalModel
 from headstream.client._stream_items import BATCH_BYTES, BATCH_ITEMS
-from headstream.client._text_model import TextModel
+from headstream.client._text_model import TextModel, own_prompt
 from headstream.v1 import embeddings_service_pb2 as pb
 from headstream.v1 import model_service_pb2 as model_pb
 
@@ -155,8 +158,40 @@ def test_a_model_that_loads_is_asked_again(script, client, calls):
 
     script.get_model = get_model
     model = TextModel(client, "")
-    assert model.own_prompt("query") == {"prompt_name": "query"}
+    assert own_prompt(model.info, "query") == {"prompt_name": "query"}
     assert (model.info.state, model.dimensions) == ("serving", 2)
+
+
+@pytest.mark.parametrize("has_own_client", [False, True])
+async def test_the_loop_runs_on_while_a_model_that_loads_is_asked_again(
+    script, client, calls, has_own_client
+):
+    """The server answers when the loop says so, which it could not say if it were held up."""
+    asked, may_answer, was_let = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def get_model(request, context):
+        loop.call_soon_threadsafe(asked.set)
+        was_let.append(may_answer.wait(3))
+        return model_pb.GetModelResponse(model=MODEL)
+
+    script.get_model = lambda request, context: model_pb.GetModelResponse(
+        model=model_pb.Model(name="tiny", state=model_pb.MODEL_STATE_LOADING)
+    )
+    async with AsyncClient(script.address, timeout=5) as own:
+        model = RetrievalModel(
+            client,
+            "",
+            async_client=own if has_own_client else None,
+            query_prompt=None,
+            document_prompt=None,
+        )
+        script.get_model = get_model
+        query = asyncio.create_task(model.aembed_query("x"))
+        await asked.wait()
+        may_answer.set()
+        assert len(await query) == 2
+    assert was_let == [True]
 
 
 async def test_prompts_of_queries_and_documents(script, client, calls):

@@ -9,7 +9,7 @@ import pytest
 
 from headstream.server.admission import Admission
 from headstream.server.call import Call, current_tenant, enter_call
-from headstream.server.errors import QueueFull
+from headstream.server.errors import InvalidRequest, QueueFull
 
 
 def make(max_requests: int = 2, max_tokens: int = 10) -> Admission:
@@ -70,6 +70,33 @@ def test_a_failed_request_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="broken"):
         fail()
     assert (queue.requests, queue.tokens) == (0, 0)
+
+
+def lets_in(queue: Admission, num_sequences: int, num_tokens: int) -> bool:
+    with suppress(QueueFull), queue.enter(num_sequences) as tickets:
+        queue.charge(tickets[:1], [num_tokens])
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["", "a"])
+@pytest.mark.parametrize("mine", [1, 4, 5, 6, 12])
+@pytest.mark.parametrize("unit", ["requests", "tokens"])
+def test_what_could_never_wait_beside_its_own_request(unit: str, mine: int, name: str) -> None:
+    """Exactly what an otherwise empty queue refuses."""
+    of_tokens, refused = unit == "tokens", 0
+    for count in range(1, 12):
+        queue = make(max_requests=100 if of_tokens else 10)
+        more = (1, count) if of_tokens else (count, 1)
+        with tenant(name), queue.enter(1 if of_tokens else mine) as own:
+            queue.charge(own[:1], [mine if of_tokens else 1])
+            if lets_in(queue, *more):
+                queue.check_beside("field", own, *more)
+                continue
+            refused += 1
+            with pytest.raises(InvalidRequest, match=f"^field: bring {count} .* max_queued_{unit}"):
+                queue.check_beside("field", own, *more)
+    assert refused
 
 
 async def enter(

@@ -115,9 +115,8 @@ class AsyncConnection:
             StreamBroken: It ended early.
             RpcError: It failed in another way.
         """
-        await self.connect()
         state = TokenEmbeddingsState()
-        await _read(self.stream(self.embeddings.EmbedTokens, request, timeout), state)
+        await self.read(self.embeddings.EmbedTokens, request, state, timeout)
         return state.result()
 
     async def score(
@@ -129,9 +128,8 @@ class AsyncConnection:
             StreamBroken: It ended early.
             RpcError: It failed in another way.
         """
-        await self.connect()
         state = ScoreState()
-        await _read(self.stream(self.logits.Score, request, timeout), state)
+        await self.read(self.logits.Score, request, state, timeout)
         return state.results()
 
     async def read(
@@ -148,7 +146,11 @@ class AsyncConnection:
             RpcError: It failed in another way.
         """
         await self.connect()
-        await _read(self.stream(method, request, timeout), state)
+        try:
+            async for event in self.stream(method, request, timeout):
+                state.feed(event)
+        except grpc.aio.AioRpcError as error:
+            raise _status.from_call(error, state.reached) from error
 
     async def close(self) -> None:
         """End all calls and the channel."""
@@ -168,18 +170,3 @@ class AsyncConnection:
         except TimeoutError:
             raise _status.unreachable(self._target) from None
         self._connected = True
-
-
-async def _read(
-    call: grpc.aio.UnaryStreamCall[RequestT, ReplyT], state: StreamState[ReplyT]
-) -> None:
-    """Feed all events of a stream.
-
-    Raises:
-        RpcError: It failed; a stream that had begun is broken.
-    """
-    try:
-        async for event in call:
-            state.feed(event)
-    except grpc.aio.AioRpcError as error:
-        raise _status.from_call(error, state.reached) from error

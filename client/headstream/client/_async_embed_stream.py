@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, overload
 
-import grpc.aio
-
-from headstream.client import _embed_requests, _status
+from headstream.client import _embed_requests
+from headstream.client._async_item_stream import AsyncItemStream
+from headstream.client._embed_parser import Answer, EmbedParser
 from headstream.client._stream_items import IdT, StreamItems
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-    from types import TracebackType
 
     from headstream.client._async_connection import AsyncConnection
     from headstream.client._async_exchange import AsyncExchange
     from headstream.client._embed_requests import EmbedOptions
-    from headstream.client._errors import FailedItem
     from headstream.client._inputs import Text
-    from headstream.client._results import Array, Fingerprint
 
     Exchange = AsyncExchange[pb.EmbedStreamRequest, pb.EmbedStreamResponse]
     Begin = Callable[[], Awaitable[Exchange]]
@@ -76,7 +72,7 @@ class _Sender(Generic[IdT]):
         self._answered.set()
 
 
-class AsyncEmbedStream(Generic[IdT]):
+class AsyncEmbedStream(EmbedParser[IdT], AsyncItemStream[pb.EmbedStreamResponse, Answer[IdT]]):
     """Async iterator over pairs of an id and a vector [d], or a `FailedItem`, in any order.
 
     The call begins with the first iteration. Leaving the loop early ends it when the object goes
@@ -96,80 +92,37 @@ class AsyncEmbedStream(Generic[IdT]):
         texts: AsyncIterator[Text | tuple[IdT, Text]],
         look_ahead: int,
     ) -> None:
+        items = StreamItems[IdT](look_ahead)
+        sender = _Sender(opening, texts, items)
+        super().__init__(items, sender)
         self._begin = begin
-        self._items = StreamItems[IdT](look_ahead)
-        self._sender = _Sender(opening, texts, self._items)
+        self._send = sender.send
         self._call: Exchange | None = None
         self._sending: asyncio.Task[None] | None = None
-        self._ready: deque[tuple[IdT, Array | FailedItem]] = deque()
         self._over = False
-
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """Which numbers these are; None before the first answer."""
-        return self._items.fingerprint
-
-    @property
-    def unanswered(self) -> list[IdT]:
-        """The ids of the texts that were read and not answered."""
-        return self._items.unanswered
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[IdT, Array | FailedItem]:
-        while not self._ready:
-            if self._over:
-                raise StopAsyncIteration
-            await self._pull()
-        return self._ready.popleft()
-
-    async def _pull(self) -> None:
-        if self._call is None:
-            self._call = await self._begin()
-            self._sending = asyncio.create_task(self._sender.send(self._call))
-        try:
-            reply = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            await self.aclose()
-            raise _status.from_call(error, self._items.num_answered or None) from error
-        if reply is not None:
-            self._ready.extend(self._items.feed(reply))
-            self._sender.go_on()
-            return
-        await self.aclose()
-        if self._sender.failure is not None:
-            raise self._sender.failure
-        if self._items.unanswered or not self._sender.has_read_all:
-            raise _status.unfinished(self._items.num_answered, "an answer to every text")
 
     async def aclose(self) -> None:
         """End the call on the server, if it is still running."""
-        self._end()
+        await super().aclose()
         if self._sending is not None:
             await asyncio.gather(self._sending, return_exceptions=True)
 
-    def _end(self) -> None:
-        self._over = True
+    async def _next_event(self) -> pb.EmbedStreamResponse | None:
+        if self._call is None:
+            self._call = await self._begin()
+            self._sending = asyncio.create_task(self._send(self._call))
+        return await self._call.read()
+
+    async def _finished(self) -> None:
+        await super()._finished()
+        if self._sender.failure is not None:
+            raise self._sender.failure
+
+    def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()
         if self._sending is not None:
             self._sending.cancel()
-
-    def __del__(self) -> None:
-        if not self._over:
-            self._end()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 class AsyncEmbedStreaming:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -18,7 +18,7 @@ from headstream.v1 import tokenizer_service_pb2_grpc as tokenizer_grpc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headstream.client._generation import SyncCall
+    from headstream.client._item_stream import SyncCall
     from headstream.client._results import TextScores, TokenEmbeddings
     from headstream.client._stream_state import StreamState
     from headstream.v1 import embeddings_service_pb2 as embeddings_pb
@@ -63,7 +63,7 @@ class Connection:
         try:
             return method(request, timeout=seconds, metadata=self._target.metadata)
         except grpc.RpcError as error:
-            raise _status.from_call(cast("_status.FailedCall", error)) from error
+            raise _status.from_call(error) from error
 
     def stream(
         self,
@@ -124,7 +124,7 @@ class Connection:
             RpcError: It failed in another way.
         """
         state = TokenEmbeddingsState()
-        _read(self.stream(self.embeddings.EmbedTokens, request, timeout), state)
+        self.read(self.embeddings.EmbedTokens, request, state, timeout)
         return state.result()
 
     def score(self, request: logits_pb.ScoreRequest, timeout: float | None) -> list[TextScores]:
@@ -135,7 +135,7 @@ class Connection:
             RpcError: It failed in another way.
         """
         state = ScoreState()
-        _read(self.stream(self.logits.Score, request, timeout), state)
+        self.read(self.logits.Score, request, state, timeout)
         return state.results()
 
     def read(
@@ -151,7 +151,11 @@ class Connection:
             StreamBroken: It ended early.
             RpcError: It failed in another way.
         """
-        _read(self.stream(method, request, timeout), state)
+        try:
+            for event in self.stream(method, request, timeout):
+                state.feed(event)
+        except grpc.RpcError as error:
+            raise _status.from_call(error, state.reached) from error
 
     def close(self) -> None:
         """End all calls and the channel."""
@@ -169,17 +173,3 @@ class Connection:
         finally:
             ready.cancel()
         self._connected = True
-
-
-def _read(call: SyncCall[ReplyT], state: StreamState[ReplyT]) -> None:
-    """Feed all events of a stream.
-
-    Raises:
-        RpcError: It failed; a stream that had begun is broken.
-    """
-    try:
-        for event in call:
-            state.feed(event)
-    except grpc.RpcError as error:
-        failed = cast("_status.FailedCall", error)
-        raise _status.from_call(failed, state.reached) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections import deque
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 
 import grpc
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from headstream.client._generation import SyncCall
+    from headstream.client._item_stream import SyncCall
 
     Begin = Callable[[Iterator[pb.DecodeRequest]], SyncCall[pb.DecodeResponse]]
 
@@ -66,8 +66,7 @@ class DecodeCall:
                 raise _status.unfinished(self._answers.num_complete) from None
             except grpc.RpcError as error:
                 self.cancel()
-                failed = cast("_status.FailedCall", error)
-                raise _status.from_call(failed, self._answers.num_complete or None) from error
+                raise _status.from_call(error, self._answers.num_complete or None) from error
             if complete is not None:
                 self._complete[complete[0]] = complete[1]
         return self._complete.pop(move_id)

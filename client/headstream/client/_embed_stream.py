@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from typing import TYPE_CHECKING, Generic, Self, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, Unpack, overload
 
-import grpc
-
-from headstream.client import _embed_requests, _status
+from headstream.client import _embed_requests
+from headstream.client._embed_parser import Answer, EmbedParser
+from headstream.client._item_stream import ItemStream
 from headstream.client._stream_items import IdT, StreamItems
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import TracebackType
 
     from headstream.client._connection import Connection
     from headstream.client._embed_requests import EmbedOptions
-    from headstream.client._errors import FailedItem
-    from headstream.client._generation import SyncCall
     from headstream.client._inputs import Text
-    from headstream.client._results import Array, Fingerprint
+    from headstream.client._item_stream import SyncCall
 
-    Begin = Callable[[Iterator[pb.EmbedStreamRequest]], SyncCall[pb.EmbedStreamResponse]]
+    Call = SyncCall[pb.EmbedStreamResponse]
+    Begin = Callable[[Iterator[pb.EmbedStreamRequest]], Call]
 
 
 class _Sender(Generic[IdT]):
@@ -77,7 +74,7 @@ class _Sender(Generic[IdT]):
             self._changed.notify()
 
 
-class EmbedStream(Generic[IdT]):
+class EmbedStream(EmbedParser[IdT], ItemStream[pb.EmbedStreamResponse, Answer[IdT]]):
     """Iterator over pairs of an id and a vector [d], or a `FailedItem`, in any order.
 
     The call begins with the first iteration. Leaving the loop early ends it when the object goes
@@ -97,72 +94,28 @@ class EmbedStream(Generic[IdT]):
         texts: Iterable[Text] | Iterable[tuple[IdT, Text]],
         look_ahead: int,
     ) -> None:
-        self._begin = begin
-        self._items = StreamItems[IdT](look_ahead)
-        self._sender = _Sender(opening, texts, self._items)
-        self._call: SyncCall[pb.EmbedStreamResponse] | None = None
-        self._ready: deque[tuple[IdT, Array | FailedItem]] = deque()
+        items = StreamItems[IdT](look_ahead)
+        sender = _Sender(opening, texts, items)
+        super().__init__(items, sender)
+        self._begin: Callable[[], Call] = lambda: begin(sender.messages())
+        self._stop_sending = sender.stop
+        self._call: Call | None = None
         self._over = False
 
-    @property
-    def fingerprint(self) -> Fingerprint | None:
-        """Which numbers these are; None before the first answer."""
-        return self._items.fingerprint
+    def _next_event(self) -> pb.EmbedStreamResponse | None:
+        if self._call is None:
+            self._call = self._begin()
+        return next(self._call, None)
 
-    @property
-    def unanswered(self) -> list[IdT]:
-        """The ids of the texts that were read and not answered."""
-        return self._items.unanswered
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[IdT, Array | FailedItem]:
-        while not self._ready:
-            if self._over:
-                raise StopIteration
-            self._pull()
-        return self._ready.popleft()
-
-    def _pull(self) -> None:
-        try:
-            if self._call is None:
-                self._call = self._begin(self._sender.messages())
-            reply = next(self._call, None)
-        except grpc.RpcError as error:
-            self.close()
-            failed = cast("_status.FailedCall", error)
-            raise _status.from_call(failed, self._items.num_answered or None) from error
-        if reply is not None:
-            self._ready.extend(self._items.feed(reply))
-            self._sender.go_on()
-            return
-        self.close()
+    def _finished(self) -> None:
+        super()._finished()
         if self._sender.failure is not None:
             raise self._sender.failure
-        if self._items.unanswered or not self._sender.has_read_all:
-            raise _status.unfinished(self._items.num_answered, "an answer to every text")
 
-    def close(self) -> None:
-        """End the call on the server, if it is still running."""
-        self._over = True
+    def _cancel(self) -> None:
         if self._call is not None:
             self._call.cancel()  # first: else the sender's end could pass for that of the texts
-        self._sender.stop()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._stop_sending()
 
 
 class EmbedStreaming:

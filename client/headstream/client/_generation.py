@@ -4,49 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
-
-from headstream.client import _errors as errors
 from headstream.client import _status
+from headstream.client._async_item_stream import AsyncItemStream, read_event
+from headstream.client._event_parser import EventParser
 from headstream.client._generation_state import GenerationState
+from headstream.client._item_stream import ItemStream
+from headstream.client._results import Step
 from headstream.v1 import logits_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-    from types import TracebackType
+    from collections.abc import Awaitable, Callable
+
+    import grpc.aio
 
     from headstream.client._attempts import Attempts
-    from headstream.client._results import Step
+    from headstream.client._errors import RpcError
+    from headstream.client._item_stream import SyncCall
 
     AsyncCall = grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateResponse]
 
-EventT_co = TypeVar("EventT_co", covariant=True)
+
+class _Parser(GenerationState, EventParser[pb.GenerateResponse, Step]):
+    """What both iterators make of the events."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        super().__init__(with_embeddings=attempts.request.HasField("embeddings"))
+        self._attempts = attempts
+
+    def _feed(self, event: pb.GenerateResponse) -> None:
+        self.feed(event)
+
+    def _take(self) -> Step | None:
+        return self.take()
+
+    def _progress(self) -> int | None:
+        return self.reached
+
+    def _missing(self) -> RpcError | None:
+        return None if self.ended else _status.unfinished(self.reached or 0)
+
+    def _next_request(self, error: RpcError) -> pb.GenerateRequest | None:
+        """What to ask for when the call has failed; None: nothing, all has come.
+
+        Raises:
+            RpcError: It is the end.
+        """
+        if self.ended:
+            return None
+        request = self._attempts.next_request(self, error)
+        if request is None:
+            raise error
+        return request
 
 
-class SyncCall(Protocol[EventT_co]):
-    """The part of a streaming call that is used here."""
-
-    def __iter__(self) -> Iterator[EventT_co]:
-        """Itself."""
-        ...
-
-    def __next__(self) -> EventT_co:
-        """The next event."""
-        ...
-
-    def cancel(self) -> bool:
-        """End the call."""
-        ...
-
-    def time_remaining(self) -> float | None:
-        """Seconds until it must be complete; None: no matter when."""
-        ...
-
-
-class Generation(GenerationState):
+class Generation(_Parser, ItemStream[pb.GenerateResponse, Step]):
     """Iterator over the steps of a continuation, or several; its attributes tell about the whole.
 
     The call has begun when this object exists. Leaving the loop early ends it on the server when
@@ -65,21 +78,10 @@ class Generation(GenerationState):
         attempts: Attempts,
         timeout: float | None,
     ) -> None:
-        super().__init__(with_embeddings=attempts.request.HasField("embeddings"))
+        super().__init__(attempts)
         self._begin = begin
-        self._attempts = attempts
         self._call = begin(attempts.request, timeout)
         self._over = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Step:
-        while (step := self.take()) is None:
-            if self._over:
-                raise StopIteration
-            self._pull()
-        return step
 
     def read_texts(self) -> list[str]:
         """Read what is still to come; the text of each continuation."""
@@ -87,47 +89,22 @@ class Generation(GenerationState):
             pass
         return [each.text for each in self.continuations]
 
-    def close(self) -> None:
-        """End the call on the server, if it is still running."""
+    def _next_event(self) -> pb.GenerateResponse | None:
+        return next(self._call, None)
+
+    def _broken(self, error: RpcError) -> None:
+        """Begin another call if this one may be taken up."""
         self._over = True
+        if (request := self._next_request(error)) is not None:
+            time.sleep(self._attempts.pause)
+            self._call = self._begin(request, self._call.time_remaining())
+            self._over = False
+
+    def _cancel(self) -> None:
         self._call.cancel()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _pull(self) -> None:
-        try:
-            self.feed(next(self._call))
-        except StopIteration:
-            self._go_on(_status.unfinished(self.reached or 0), None)
-        except grpc.RpcError as error:
-            self._go_on(_status.from_call(cast("_status.FailedCall", error), self.reached), error)
-        except errors.NotResumable:
-            self.close()
-            raise
-
-    def _go_on(self, error: errors.RpcError, cause: Exception | None) -> None:
-        """The call is over: begin another if the stream broke and may be taken up."""
-        self._over = True
-        if self.ended:
-            return
-        request = self._attempts.next_request(self, error)
-        if request is None:
-            raise error from cause
-        time.sleep(self._attempts.pause)
-        self._call = self._begin(request, self._call.time_remaining())
-        self._over = False
-
-
-class AsyncGeneration(GenerationState):
+class AsyncGeneration(_Parser, AsyncItemStream[pb.GenerateResponse, Step]):
     """Async iterator over the steps of a continuation, or several; its attributes tell the whole.
 
     The call has begun when this object exists. Leaving the loop early ends it on the server when
@@ -146,26 +123,11 @@ class AsyncGeneration(GenerationState):
         attempts: Attempts,
         timeout: float | None,
     ) -> None:
-        super().__init__(with_embeddings=attempts.request.HasField("embeddings"))
+        super().__init__(attempts)
         self._begin = begin
         self._connect = connect  # raises Unavailable where no server is found
-        self._attempts = attempts
         self._call = begin(attempts.request, timeout)
         self._over = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Step:
-        while (step := self.take()) is None:
-            if self._over:
-                raise StopAsyncIteration
-            await self._pull()
-        return step
-
-    def __del__(self) -> None:
-        if not self._over:  # the loop was left: what runs inside gRPC would keep the call alive
-            self._call.cancel()
 
     async def read_texts(self) -> list[str]:
         """Read what is still to come; the text of each continuation."""
@@ -173,44 +135,16 @@ class AsyncGeneration(GenerationState):
             pass
         return [each.text for each in self.continuations]
 
-    async def aclose(self) -> None:
-        """End the call on the server, if it is still running."""
+    async def _next_event(self) -> pb.GenerateResponse | None:
+        return await read_event(self._call, self._connect)
+
+    async def _broken(self, error: RpcError) -> None:
+        """Begin another call if this one may be taken up."""
         self._over = True
+        if (request := self._next_request(error)) is not None:
+            await asyncio.sleep(self._attempts.pause)
+            self._call = self._begin(request, self._call.time_remaining())
+            self._over = False
+
+    def _cancel(self) -> None:
         self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def _pull(self) -> None:
-        await self._connect()
-        try:
-            event = await self._call.read()
-            if isinstance(event, pb.GenerateResponse):
-                self.feed(event)
-            else:
-                await self._go_on(_status.unfinished(self.reached or 0), None)
-        except grpc.aio.AioRpcError as error:
-            await self._go_on(_status.from_call(error, self.reached), error)
-        except errors.NotResumable:
-            await self.aclose()
-            raise
-
-    async def _go_on(self, error: errors.RpcError, cause: Exception | None) -> None:
-        """The call is over: begin another if the stream broke and may be taken up."""
-        self._over = True
-        if self.ended:
-            return
-        request = self._attempts.next_request(self, error)
-        if request is None:
-            raise error from cause
-        await asyncio.sleep(self._attempts.pause)
-        self._call = self._begin(request, self._call.time_remaining())
-        self._over = False

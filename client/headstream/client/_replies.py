@@ -177,6 +177,8 @@ def _limits(message: model_pb.Limits) -> results.Limits:
         max_intervention_value=message.max_intervention_value,
         max_intervention_factor=message.max_intervention_factor,
         max_intervention_bytes=message.max_intervention_bytes,
+        max_sites=message.max_sites,
+        max_look_bytes=message.max_look_bytes,
         max_session_tokens=message.max_session_tokens,
         max_all_session_tokens=message.max_all_session_tokens,
         session_idle_seconds=message.session_idle_seconds,

@@ -174,6 +174,8 @@ class Limits:
     max_intervention_value: float = 0.0  # largest absolute value added or patched in
     max_intervention_factor: float = 0.0  # largest absolute factor
     max_intervention_bytes: int = 0  # of vectors and patched values of one request, in float32
+    max_sites: int = 0  # of one `trace`; 0: the inside of the models is closed
+    max_look_bytes: int = 0  # that the server keeps of a text while it is looked into
 
 
 @dataclass(frozen=True, slots=True)

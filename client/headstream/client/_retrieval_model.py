@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from headstream.client._text_model import TextModel
+from headstream.client._text_model import TextModel, own_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,32 +40,31 @@ class RetrievalModel:
 
     def embed_documents(self, texts: Sequence[str]) -> list[list[float]]:
         """A vector of d floats for each text; any number of them."""
-        vectors: list[list[float]] = self.model.embed(texts, **self._for_documents()).tolist()
+        options = _given(self._document_prompt) or own_prompt(self.model.info, "document")
+        vectors: list[list[float]] = self.model.embed(texts, **options).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query, d floats."""
-        floats: list[float] = self.model.embed([text], **self._for_queries())[0].tolist()
+        options = _given(self._query_prompt) or own_prompt(self.model.info, "query")
+        floats: list[float] = self.model.embed([text], **options)[0].tolist()
         return floats
 
     async def aembed_documents(self, texts: Sequence[str]) -> list[list[float]]:
         """As `embed_documents`."""
-        vectors = await self.model.aembed(texts, **self._for_documents())
+        options = _given(self._document_prompt) or own_prompt(await self.model.ainfo(), "document")
+        vectors = await self.model.aembed(texts, **options)
         rows: list[list[float]] = vectors.tolist()
         return rows
 
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`."""
-        vectors = await self.model.aembed([text], **self._for_queries())
+        options = _given(self._query_prompt) or own_prompt(await self.model.ainfo(), "query")
+        vectors = await self.model.aembed([text], **options)
         floats: list[float] = vectors[0].tolist()
         return floats
 
-    def _for_queries(self) -> EmbedOptions:
-        if self._query_prompt is None:
-            return self.model.own_prompt("query")
-        return {"prompt": self._query_prompt}
 
-    def _for_documents(self) -> EmbedOptions:
-        if self._document_prompt is None:
-            return self.model.own_prompt("document")
-        return {"prompt": self._document_prompt}
+def _given(prompt: str | None) -> EmbedOptions:
+    """A prompt that the caller has set; nothing where it is the model's to say."""
+    return {} if prompt is None else {"prompt": prompt}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -53,15 +53,15 @@ class FailedCall(Protocol):
         ...
 
 
-def from_call(call: FailedCall, index: int | None = None) -> errors.RpcError:
+def from_call(error: grpc.RpcError, index: int | None = None) -> errors.RpcError:
     """The error to raise for a failed call.
 
     Args:
-        call: What gRPC raised.
+        error: What gRPC raised.
         index: For a stream that had begun: where it was. Its end is then a broken stream, unless
             the status says that it was ended on purpose (a deadline, a slow reader).
     """
-    details = parse_details(call)
+    details = parse_details(cast("FailedCall", error))
     if index is not None and details.code == "ABORTED":
         return errors.Aborted(details, index)
     if index is not None and details.code in _BROKEN_STREAM:

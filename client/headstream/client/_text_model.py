@@ -63,16 +63,18 @@ class TextModel:
     @property
     def dimensions(self) -> int:
         """Most dimensions of a vector."""
-        return self.info.embedding_choices.max_dimensions or self.info.sizes.dimensions
+        return _dimensions(self.info)
 
-    def own_prompt(self, kind: Kind) -> EmbedOptions:
-        """The model's own prompt for texts of a kind; where it has none, none is put before them.
-
-        As `encode_query` and `encode_document` of sentence-transformers.
-        """
-        if kind in self.info.embedding.prompts:
-            return {"prompt_name": kind}
-        return {"prompt": ""}
+    async def ainfo(self) -> ModelInfo:
+        """As `info`; the loop runs on while the server is asked."""
+        if self._info.state != "serving":
+            client = self._async_client
+            self._info = (
+                await asyncio.to_thread(self._client.model, self._name)
+                if client is None
+                else await client.model(self._name)
+            )
+        return self._info
 
     def embed(
         self,
@@ -97,9 +99,10 @@ class TextModel:
         """
         _check(texts)
         wanted: EmbedOptions = {**self._options, **options}
+        info = self.info
         if not texts:
-            return self._nothing(wanted)
-        if self._is_one_call(texts):
+            return _nothing(info, wanted)
+        if _is_one_call(info, texts):
             vectors = self._client.embed(texts, model=self._name, **wanted)
             if answered is not None:
                 answered(len(texts))
@@ -119,9 +122,10 @@ class TextModel:
             return await asyncio.to_thread(self.embed, texts, **options)
         _check(texts)
         wanted: EmbedOptions = {**self._options, **options}
+        info = await self.ainfo()
         if not texts:
-            return self._nothing(wanted)
-        if self._is_one_call(texts):
+            return _nothing(info, wanted)
+        if _is_one_call(info, texts):
             return await client.embed(texts, model=self._name, **wanted)
         rows = _Rows(len(texts))
         async with client.embed_stream(texts, model=self._name, **wanted) as stream:
@@ -129,18 +133,34 @@ class TextModel:
                 rows.put(number, vector)
         return rows.vectors
 
-    def _nothing(self, wanted: EmbedOptions) -> Array:
-        """The vectors of no texts."""
-        width = wanted.get("dimensions") or self.dimensions
-        if wanted.get("dtype") == "binary":
-            return np.empty((0, -(-width // 8)), np.uint8)
-        return np.empty((0, width), np.float32)
 
-    def _is_one_call(self, texts: Sequence[str]) -> bool:
-        """Whether the server takes them together, and a stream would have sent them so."""
-        return len(texts) <= min(BATCH_ITEMS, self.info.limits.max_inputs) and (
-            sum(map(len, texts)) <= BATCH_BYTES
-        )
+def own_prompt(info: ModelInfo, kind: Kind) -> EmbedOptions:
+    """A model's own prompt for texts of a kind; where it has none, none is put before them.
+
+    As `encode_query` and `encode_document` of sentence-transformers.
+    """
+    if kind in info.embedding.prompts:
+        return {"prompt_name": kind}
+    return {"prompt": ""}
+
+
+def _dimensions(info: ModelInfo) -> int:
+    return info.embedding_choices.max_dimensions or info.sizes.dimensions
+
+
+def _nothing(info: ModelInfo, wanted: EmbedOptions) -> Array:
+    """The vectors of no texts."""
+    width = wanted.get("dimensions") or _dimensions(info)
+    if wanted.get("dtype") == "binary":
+        return np.empty((0, -(-width // 8)), np.uint8)
+    return np.empty((0, width), np.float32)
+
+
+def _is_one_call(info: ModelInfo, texts: Sequence[str]) -> bool:
+    """Whether the server takes them together, and a stream would have sent them so."""
+    return len(texts) <= min(BATCH_ITEMS, info.limits.max_inputs) and (
+        sum(map(len, texts)) <= BATCH_BYTES
+    )
 
 
 class _Rows:

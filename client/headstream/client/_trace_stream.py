@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, cast
-
-import grpc
-import grpc.aio
+from typing import TYPE_CHECKING
 
 from headstream.client import _status
+from headstream.client._async_item_stream import AsyncItemStream, read_event
+from headstream.client._event_parser import EventParser
+from headstream.client._item_stream import ItemStream
+from headstream.client._trace import TracedToken
 from headstream.client._trace_state import TraceState
 from headstream.v1 import internals_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
-    from headstream.client._generation import SyncCall
-    from headstream.client._trace import Trace, TracedToken
+    import grpc.aio
+
+    from headstream.client._errors import RpcError
+    from headstream.client._item_stream import SyncCall
+    from headstream.client._trace import Trace
 
     AsyncCall = grpc.aio.UnaryStreamCall[pb.TraceRequest, pb.TraceResponse]
 
 
-class TraceStream:
+class _Parser(EventParser[pb.TraceResponse, TracedToken]):
+    """What both streams make of the events."""
+
+    def __init__(self) -> None:
+        self._state = TraceState()
+
+    def _feed(self, event: pb.TraceResponse) -> None:
+        self._state.feed(event)
+
+    def _take(self) -> TracedToken | None:
+        return self._state.tokens.popleft() if self._state.tokens else None
+
+    def _progress(self) -> int | None:
+        return self._state.reached
+
+    def _missing(self) -> RpcError | None:
+        return None if self._state.ended else _status.unfinished(self._state.reached or 0)
+
+
+class TraceStream(_Parser, ItemStream[pb.TraceResponse, TracedToken]):
     """Iterator over the generated tokens of a trace; `result()` has the values of all positions.
 
     Leaving the loop early ends the call when the object goes away; `close()` or a `with` block
@@ -33,19 +55,9 @@ class TraceStream:
     """
 
     def __init__(self, call: SyncCall[pb.TraceResponse]) -> None:
+        super().__init__()
         self._call = call
-        self._state = TraceState()
         self._over = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> TracedToken:
-        while not self._state.tokens:
-            if self._over:
-                raise StopIteration
-            self._pull()
-        return self._state.tokens.popleft()
 
     def result(self) -> Trace:
         """The whole trace; what is still to come is read first."""
@@ -53,38 +65,14 @@ class TraceStream:
             self._pull()
         return self._state.result()
 
-    def _pull(self) -> None:
-        try:
-            event = next(self._call, None)
-        except grpc.RpcError as error:
-            self._over = True
-            failed = cast("_status.FailedCall", error)
-            raise _status.from_call(failed, self._state.reached) from error
-        if event is not None:
-            self._state.feed(event)
-            return
-        self._over = True
-        if not self._state.ended:
-            raise _status.unfinished(self._state.reached or 0)
+    def _next_event(self) -> pb.TraceResponse | None:
+        return next(self._call, None)
 
-    def close(self) -> None:
-        """End the call on the server, if it is still running."""
-        self._over = True
+    def _cancel(self) -> None:
         self._call.cancel()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class AsyncTraceStream:
+class AsyncTraceStream(_Parser, AsyncItemStream[pb.TraceResponse, TracedToken]):
     """Async iterator over the generated tokens of a trace; `await result()` has all values.
 
     Leaving the loop early ends the call when the object goes away; `await aclose()` or an
@@ -96,24 +84,10 @@ class AsyncTraceStream:
     """
 
     def __init__(self, call: AsyncCall, connect: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
         self._call = call
         self._connect = connect  # raises Unavailable where no server is found
-        self._state = TraceState()
         self._over = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> TracedToken:
-        while not self._state.tokens:
-            if self._over:
-                raise StopAsyncIteration
-            await self._pull()
-        return self._state.tokens.popleft()
-
-    def __del__(self) -> None:
-        if not self._over:  # the loop was left: what runs inside gRPC would keep the call alive
-            self._call.cancel()
 
     async def result(self) -> Trace:
         """The whole trace; what is still to come is read first."""
@@ -121,32 +95,8 @@ class AsyncTraceStream:
             await self._pull()
         return self._state.result()
 
-    async def _pull(self) -> None:
-        await self._connect()
-        try:
-            event = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            self._over = True
-            raise _status.from_call(error, self._state.reached) from error
-        if isinstance(event, pb.TraceResponse):
-            self._state.feed(event)
-            return
-        self._over = True
-        if not self._state.ended:
-            raise _status.unfinished(self._state.reached or 0)
+    async def _next_event(self) -> pb.TraceResponse | None:
+        return await read_event(self._call, self._connect)
 
-    async def aclose(self) -> None:
-        """End the call on the server, if it is still running."""
-        self._over = True
+    def _cancel(self) -> None:
         self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()

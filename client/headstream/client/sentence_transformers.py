@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from headstream.client._similarity import SIMILARITIES, SimilarityName, similarity
-from headstream.client._text_model import TextModel
+from headstream.client._text_model import TextModel, own_prompt
 from headstream.client._torch_tensors import to_tensor
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class HeadstreamTransformer:
         options: Mapping[str, Any],
     ) -> Any:
         if prompt_name is None and prompt is None:
-            own = self._model.own_prompt(kind)
+            own = own_prompt(self._model.info, kind)
             prompt_name, prompt = own.get("prompt_name"), own.get("prompt")
         return self.encode(sentences, prompt_name, prompt, **options)
 

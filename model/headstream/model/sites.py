@@ -20,7 +20,8 @@ and pos_embed has the vector of the token type in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from headstream.model.outputs import LogitsSpec, WireDtype
@@ -113,3 +114,14 @@ class Edit:
     end: int | None = None  # None: every later position, generated ones too
     factor: float = 1.0
     values: bytes = b""
+    values_digest: bytes = b""  # made here, unless whoever made it first has sent it along
+
+    def __post_init__(self) -> None:
+        """Hash the values once, however many sequences of a request have them."""
+        if self.values and not self.values_digest:
+            digest = hashlib.blake2b(self.values, digest_size=32).digest()
+            object.__setattr__(self, "values_digest", digest)
+
+    def with_values(self, values: bytes) -> Edit:
+        """The same change with other values."""
+        return replace(self, values=values, values_digest=b"")

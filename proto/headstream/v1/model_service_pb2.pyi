@@ -393,6 +393,8 @@ class Limits(google.protobuf.message.Message):
     MAX_INTERVENTION_VALUE_FIELD_NUMBER: builtins.int
     MAX_INTERVENTION_FACTOR_FIELD_NUMBER: builtins.int
     MAX_INTERVENTION_BYTES_FIELD_NUMBER: builtins.int
+    MAX_SITES_FIELD_NUMBER: builtins.int
+    MAX_LOOK_BYTES_FIELD_NUMBER: builtins.int
     max_model_tokens: builtins.int
     """Tokens of a sequence, generated ones included."""
     max_text_bytes: builtins.int
@@ -431,6 +433,12 @@ class Limits(google.protobuf.message.Message):
     """Largest absolute factor."""
     max_intervention_bytes: builtins.int
     """Bytes of the vectors and patched values of one request, in float32."""
+    max_sites: builtins.int
+    """Sites of one Trace request."""
+    max_look_bytes: builtins.int
+    """Bytes that the server keeps of a text while it is looked into: its keys where they are asked
+    for, rows of a LogitLens, the matrix of a rollout.
+    """
     def __init__(
         self,
         *,
@@ -453,8 +461,10 @@ class Limits(google.protobuf.message.Message):
         max_intervention_value: builtins.float = ...,
         max_intervention_factor: builtins.float = ...,
         max_intervention_bytes: builtins.int = ...,
+        max_sites: builtins.int = ...,
+        max_look_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_intervention_bytes", b"max_intervention_bytes", "max_intervention_factor", b"max_intervention_factor", "max_intervention_value", b"max_intervention_value", "max_interventions", b"max_interventions", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_all_session_tokens", b"max_all_session_tokens", "max_branches", b"max_branches", "max_continuations", b"max_continuations", "max_inputs", b"max_inputs", "max_intervention_bytes", b"max_intervention_bytes", "max_intervention_factor", b"max_intervention_factor", "max_intervention_value", b"max_intervention_value", "max_interventions", b"max_interventions", "max_look_bytes", b"max_look_bytes", "max_model_tokens", b"max_model_tokens", "max_new_tokens", b"max_new_tokens", "max_queued_requests", b"max_queued_requests", "max_queued_tokens", b"max_queued_tokens", "max_reply_bytes", b"max_reply_bytes", "max_session_tokens", b"max_session_tokens", "max_sites", b"max_sites", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes", "max_top_k", b"max_top_k", "session_idle_seconds", b"session_idle_seconds", "session_seconds", b"session_seconds"]) -> None: ...
 
 Global___Limits: typing_extensions.TypeAlias = Limits
 

@@ -12,30 +12,18 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.any_pb2 import Any as Packed
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2
 
+from headstream.access.failure import to_trailers
 from headstream.access.gate import Gate, Grant
 from headstream.access.refusal import Refusal
-from headstream.lookup.errors import AccessRefused, LookupFailure
+from headstream.lookup.errors import AccessRefused, MalformedRequest, ServiceError
 
-DOMAIN = "headstream"
-REQUEST_ID_KEY = "x-request-id"
-DETAILS_KEY = "grpc-status-details-bin"
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _OWN_PREFIX = "/headstream."
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.lookup")
-
-
-class Malformed(LookupFailure):
-    """The bytes are not the message the method takes."""
-
-    code = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "MALFORMED_MESSAGE"
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -77,9 +65,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             try:
                 grant = self._enter(call)
                 reply: Message = await behavior(_parse(parse, data), context)
-            except LookupFailure as failure:
+            except ServiceError as failure:
                 call.code, call.reason = failure.code.name, failure.reason
-                await _abort(context, failure, str(failure), call.request_id)
+                await _abort(context, failure, call.request_id)
             except asyncio.CancelledError:
                 call.code = call.reason = grpc.StatusCode.CANCELLED.name
                 raise
@@ -87,7 +75,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 call.code = call.reason = grpc.StatusCode.INTERNAL.name
                 log.exception("fault", request_id=call.request_id, method=call.method)
                 message = f"internal error; request id {call.request_id}"
-                await _abort(context, LookupFailure(message), message, call.request_id)
+                await _abort(context, ServiceError(message), call.request_id)
             else:
                 return reply
             finally:
@@ -140,7 +128,7 @@ def _refusing(method: str, refusal: Refusal) -> Any:
         call = _Call(method.removeprefix("/"), context)
         call.tenant, call.code, call.reason = refusal.tenant, refusal.code.name, refusal.reason
         call.report()
-        await _abort(context, AccessRefused(refusal), refusal.message, call.request_id)
+        await _abort(context, AccessRefused(refusal), call.request_id)
 
     return run
 
@@ -149,29 +137,10 @@ def _parse(parse: Any, data: bytes) -> Message:
     try:
         message: Message = parse(data)
     except DecodeError:
-        raise Malformed("the request is not a valid message of this method") from None
+        raise MalformedRequest from None
     return message
 
 
-async def _abort(
-    context: Context,
-    failure: LookupFailure,
-    message: str,
-    request_id: str,
-) -> NoReturn:
-    info = error_details_pb2.ErrorInfo(
-        reason=failure.reason, domain=DOMAIN, metadata={"request_id": request_id}
-    )
-    number: int = failure.code.value[0]
-    status = status_pb2.Status(code=number, message=message)
-    for detail in (info, *failure.details()):
-        packed = Packed()
-        packed.Pack(detail)
-        status.details.append(packed)
-    trailers: tuple[tuple[str, str | bytes], ...] = (
-        (DETAILS_KEY, status.SerializeToString()),
-        (REQUEST_ID_KEY, request_id),
-    )
-    if failure.retry_after_s is not None:
-        trailers += ((PUSHBACK_KEY, str(round(failure.retry_after_s * 1000))),)
-    await context.abort(failure.code, message, trailers)
+async def _abort(context: Context, failure: ServiceError, request_id: str) -> NoReturn:
+    trailers = to_trailers(failure, failure.message, request_id)
+    await context.abort(failure.code, failure.message, trailers)

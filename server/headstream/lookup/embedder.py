@@ -22,7 +22,7 @@ from headstream.client import (
 from headstream.lookup import chunks
 from headstream.lookup.cache import VectorCache, Vectors, content_key
 from headstream.lookup.chunks import Range
-from headstream.lookup.errors import LookupFailure, ModelChanged, ModelRefused, ModelUnavailable
+from headstream.lookup.errors import ModelChanged, ModelRefused, ModelUnavailable, ServiceError
 from headstream.lookup.identity import Identity
 from headstream.lookup.reading import Reading
 
@@ -207,7 +207,7 @@ class Embedder:
                 raise _failure(error) from error
 
 
-def _failure(error: HeadstreamError) -> LookupFailure:
+def _failure(error: HeadstreamError) -> ServiceError:
     """What an error of the server means to those who called this service."""
     if isinstance(error, EmbedError):
         item = error.items[0]

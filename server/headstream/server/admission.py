@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from headstream.server.call import current_tenant
-from headstream.server.errors import QueueFull
+from headstream.server.errors import InvalidRequest, QueueFull
 
 
 class Ticket:
@@ -30,12 +30,12 @@ class Ticket:
         self.tenant = tenant
         self._queue = queue
         self._waiting = True
-        self._tokens = 0
+        self.tokens = 0
         queue.request_room.add(tenant, 1)
 
     def charge(self, num_tokens: int) -> None:
         """Count the tokens it brings."""
-        self._tokens += num_tokens
+        self.tokens += num_tokens
         self._queue.token_room.add(self.tenant, num_tokens)
 
     def release(self) -> None:
@@ -43,7 +43,7 @@ class Ticket:
         if self._waiting:
             self._waiting = False
             self._queue.request_room.add(self.tenant, -1)
-            self._queue.token_room.add(self.tenant, -self._tokens)
+            self._queue.token_room.add(self.tenant, -self.tokens)
             self._queue.let_in()
 
 
@@ -75,6 +75,16 @@ class Room:
         if tenant and mine and mine + count > free:
             return f"{mine} {self.unit} of this token are waiting, and room for {free} is left"
         return ""
+
+    def lasting_problem(self, tenant: str, mine: int, count: int) -> str:
+        """Why it could not hold so many more even if nobody else held any; empty: it could."""
+        most = max(0, self.limit - mine * (2 if tenant else 1))
+        if not mine or count <= most:
+            return ""
+        return (
+            f"bring {count} {self.unit}; beside the {mine} of the request itself, {most} fit into "
+            f"max_queued_{self.unit}, which is {self.limit}"
+        )
 
 
 @dataclass(slots=True)
@@ -131,6 +141,22 @@ class Admission:
             self._check(self.token_room, tickets[0].tenant, sum(num_tokens))
         for ticket, count in zip(tickets, num_tokens, strict=True):
             ticket.charge(count)
+
+    def check_beside(
+        self, field: str, own: Sequence[Ticket], num_sequences: int, num_tokens: int
+    ) -> None:
+        """Refuse what a request adds to its own places if it could never wait beside them.
+
+        Raises:
+            InvalidRequest: It is too much.
+        """
+        if not own:
+            return
+        tenant, tokens = own[0].tenant, sum(ticket.tokens for ticket in own)
+        problem = self.request_room.lasting_problem(tenant, len(own), num_sequences)
+        problem = problem or self.token_room.lasting_problem(tenant, tokens, num_tokens)
+        if problem:
+            raise InvalidRequest(field, problem)
 
     @asynccontextmanager
     async def wait(self, num_tokens: int) -> AsyncGenerator[Ticket]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from headstream.server.status import REQUEST_ID_KEY
+from headstream.access.failure import REQUEST_ID_KEY
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -80,15 +80,18 @@ class Embedder:
             self._model.queue.charge(
                 [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
             )
-            await self.prepare()
+            await self.prepare(tickets)
             vectors = iter(await gather([self._run(ticket, item) for ticket, item in good]))
             return [
                 next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
             ]
 
-    async def prepare(self) -> None:
-        """Before the first text runs: what changes to the model take from other inputs."""
-        self._edits = await make_edits(self._model, self._metrics, self._changes)
+    async def prepare(self, own: Sequence[Ticket] = ()) -> None:
+        """Before the first text runs: what changes to the model take from other inputs.
+
+        ``own``: the places of the texts, where they have some already.
+        """
+        self._edits = await make_edits(self._model, self._metrics, self._changes, own)
 
     async def answer(self, field: str, message: pb.EmbedInput) -> pb.EmbedResult:
         """The result of one item of many, which waits for its place in the queue.

@@ -22,17 +22,43 @@
     EngineStartError                             at start, never an answer to a request
     ConfigError                                  at start, never an answer to a request
 
+What the lookup service answers too stands in `access/failure.py`.
 Clients may retry UNAVAILABLE at once and RESOURCE_EXHAUSTED after the pause it names.
 """
 
 from __future__ import annotations
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
 
-from headstream.access.refusal import Refusal
+from headstream.access.failure import (
+    AccessRefused,
+    InvalidRequest,
+    MalformedRequest,
+    ServiceError,
+)
+
+__all__ = [
+    "AccessRefused",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Draining",
+    "EngineFault",
+    "EngineStartError",
+    "EngineUnavailable",
+    "InvalidRequest",
+    "MalformedRequest",
+    "ModelLoading",
+    "ModelNotFound",
+    "NoChatTemplate",
+    "NotServed",
+    "QueueFull",
+    "ReplyTooLarge",
+    "ServiceError",
+    "SessionExpired",
+    "SessionLimit",
+    "SlowConsumer",
+    "StreamCut",
+]
 
 Code = grpc.StatusCode
 
@@ -43,55 +69,6 @@ class EngineStartError(Exception):
 
 class ConfigError(Exception):
     """A setting is wrong; the message names it."""
-
-
-class ServiceError(Exception):
-    """Base of all errors that are told to the caller, in words meant for the caller."""
-
-    code: grpc.StatusCode = Code.INTERNAL
-    reason: str = "INTERNAL"
-    retry_after_s: float | None = None  # seconds to wait before another try
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-
-    def details(self) -> list[Message]:
-        """Messages of google.rpc that go with the status, beside ErrorInfo."""
-        if self.retry_after_s is None:
-            return []
-        delay = Duration()
-        delay.FromMilliseconds(round(self.retry_after_s * 1000))
-        return [error_details_pb2.RetryInfo(retry_delay=delay)]
-
-
-class InvalidRequest(ServiceError):
-    """A field breaks a rule; the message names the field and the limit."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "INVALID_FIELD"
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.description = message
-
-    def details(self) -> list[Message]:
-        """The field, for programs."""
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=self.field, description=self.description
-        )
-        return [error_details_pb2.BadRequest(field_violations=[violation])]
-
-
-class MalformedRequest(ServiceError):
-    """The bytes are not the message the method takes."""
-
-    code = Code.INVALID_ARGUMENT
-    reason = "MALFORMED_MESSAGE"
-
-    def __init__(self) -> None:
-        super().__init__("the request is not a valid message of this method")
 
 
 class ModelNotFound(ServiceError):
@@ -144,16 +121,6 @@ class QueueFull(ServiceError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-
-
-class AccessRefused(ServiceError):
-    """The call's token does not let it in."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.code = refusal.code
-        self.reason = refusal.reason
-        self.retry_after_s = refusal.retry_after_s
 
 
 class SessionLimit(ServiceError):

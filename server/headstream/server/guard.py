@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from headstream.access.failure import REQUEST_ID_KEY, to_trailers
 from headstream.access.gate import Grant
 from headstream.access.refusal import Refusal
 from headstream.server.call import Call, enter_call
@@ -25,7 +26,7 @@ from headstream.server.errors import (
     StreamCut,
 )
 from headstream.server.policy import CallPolicy
-from headstream.server.status import REQUEST_ID_KEY, public_message, to_trailers
+from headstream.server.status import public_message
 
 Result = TypeVar("Result")
 _OWN_PREFIX = "/headstream."
@@ -148,7 +149,8 @@ class Guard:
 
     async def _abort(self, failure: ServiceError) -> NoReturn:
         request_id = self._call.request_id
-        message, trailers = public_message(failure, request_id), to_trailers(failure, request_id)
+        message = public_message(failure, request_id)
+        trailers = to_trailers(failure, message, request_id)
         try:
             async with asyncio.timeout(ABORT_SECONDS):
                 await self._context.abort(failure.code, message, trailers)

@@ -10,6 +10,9 @@ from headstream.server.engine.messages import Ready
 BYTES_PER_TOKEN = 8
 """Bytes of text allowed per token of context: real tokens average about four."""
 
+MAX_SITES = 256
+"""Sites of one Trace: more than a model has kinds of, each with some layers of its own."""
+
 STEP_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Tokens of a step where the settings do not say."""
 
@@ -38,6 +41,7 @@ class Limits:
     session_idle_seconds: float
     session_seconds: float
     internals: bool  # the inside of the model may be looked at and changed
+    max_sites: int  # of one Trace
     max_look_bytes: int  # that the engine keeps for one request
     max_interventions: int
     max_intervention_value: float
@@ -74,6 +78,7 @@ def resolve_limits(settings: Settings, ready: Ready) -> Limits:
         session_idle_seconds=settings.session_idle,
         session_seconds=settings.session_deadline,
         internals=settings.serves_internals,
+        max_sites=MAX_SITES if settings.serves_internals else 0,
         max_look_bytes=settings.max_look_bytes,
         max_interventions=settings.max_interventions if settings.serves_internals else 0,
         max_intervention_value=settings.max_intervention_value,

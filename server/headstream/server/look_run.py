@@ -32,7 +32,7 @@ async def run_look(
         check_budget(fitted.tensor_bytes, model.limits, asked.max_reply_bytes)
         check_kept(fitted.kept_bytes, model.limits)
         model.queue.charge(tickets, [len(tokens)])
-        edits = await make_edits(model, metrics, changes)
+        edits = await make_edits(model, metrics, changes, tickets)
         events = run_sequence(
             model,
             metrics,

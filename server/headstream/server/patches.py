@@ -38,31 +38,41 @@ class _Source:
 
 
 async def make_edits(
-    model: LoadedModel, metrics: Metrics, changes: Sequence[Change]
+    model: LoadedModel,
+    metrics: Metrics,
+    changes: Sequence[Change],
+    own: Sequence[Ticket] = (),
 ) -> tuple[Edit, ...]:
     """The changes as the engine takes them.
 
     The inputs that values are patched in from run side by side; they count in the queue like any.
+    ``own``: the places of the request, which it keeps meanwhile.
 
     Raises:
         InvalidRequest: Such an input does not have the positions, or its values are too many or
-            too large.
+            too large, or the inputs could never wait in the queue beside the request.
     """
     patches = [change for change in changes if isinstance(change, Patch)]
-    made = iter(await _run_patches(model, metrics, patches, changes) if patches else [])
+    made = iter(await _run_patches(model, metrics, patches, changes, own) if patches else [])
     return tuple(next(made) if isinstance(change, Patch) else change for change in changes)
 
 
 async def _run_patches(
-    model: LoadedModel, metrics: Metrics, patches: Sequence[Patch], changes: Sequence[Change]
+    model: LoadedModel,
+    metrics: Metrics,
+    patches: Sequence[Patch],
+    changes: Sequence[Change],
+    own: Sequence[Ticket],
 ) -> list[Edit]:
+    field = patches[0].field.partition("[")[0]
+    model.queue.check_beside(field, own, len(patches), 0)
     with model.queue.enter(len(patches)) as tickets:
         sources = await gather([_prepare(model, patch) for patch in patches])
         given = [len(change.values) for change in changes if isinstance(change, Edit)]
-        check_bytes(
-            "interventions", given + [patch_bytes(each.place) for each in sources], model.limits
-        )
-        model.queue.charge(tickets, [len(each.tokens) for each in sources])
+        check_bytes(field, given + [patch_bytes(each.place) for each in sources], model.limits)
+        num_tokens = [len(each.tokens) for each in sources]
+        model.queue.check_beside(field, own, len(patches), sum(num_tokens))
+        model.queue.charge(tickets, num_tokens)
         return await gather(
             [
                 _run(model, metrics, ticket, source)

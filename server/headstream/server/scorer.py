@@ -71,7 +71,7 @@ class Scorer:
             num_bytes = parsed.tensor_bytes((len(text.ids) for text in texts), model.limits)
             check_budget(num_bytes, model.limits, parsed.max_reply_bytes)
             model.queue.charge(tickets, [text.num_read for text in texts])
-            self._edits = await make_edits(model, self._metrics, self._changes)
+            self._edits = await make_edits(model, self._metrics, self._changes, tickets)
             runs = [self._run(*each) for each in zip(tickets, texts, strict=True)]
             async with aclosing(merge(runs)) as merged:
                 yield self._start(texts, num_bytes)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -194,9 +196,11 @@ def test_cached_prompts_are_those_of_the_same_changes(
 ) -> None:
     trace = Trace(gentle["gemma3"], cache_dir)
     ids, full = text(5, 600), Outputs(logits=LogitsSpec("full"))
+    added = make_edit("resid_post", "add")
     changes: list[tuple[Edit, ...]] = [
         (),
-        (make_edit("resid_post", "add"),),
+        (added,),
+        (added.with_values((-numbers(64)).tobytes()),),
         (make_edit("resid_post", "scale"),),
     ]
     logits: list[bytes] = []
@@ -210,7 +214,16 @@ def test_cached_prompts_are_those_of_the_same_changes(
         assert trace.scheduler.hit_tokens == before + 512
         assert trace.news[again].logits[0].tobytes() == trace.news[first].logits[0].tobytes()
         logits.append(trace.news[first].logits[0].tobytes())
-    assert len(set(logits)) == 3
+    assert len(set(logits)) == 4
+
+
+def test_values_are_hashed_where_an_edit_is_made_and_not_again() -> None:
+    """The engine takes the digest that comes with them; each sequence of a request has it."""
+    edit = make_edit("resid_post", "add")
+    assert edit.values_digest not in {b"", edit.with_values(bytes(256)).values_digest}
+    told = dataclasses.replace(edit, values_digest=b"told")
+    [arrived] = msgspec.msgpack.decode(msgspec.msgpack.encode((told,)), type=tuple[Edit, ...])
+    assert arrived == told
 
 
 @pytest.mark.parametrize(

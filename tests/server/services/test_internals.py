@@ -405,7 +405,7 @@ async def test_what_the_engine_would_keep_is_bounded(
 
 
 async def test_what_a_model_shows_is_told(checkpoint: Path) -> None:
-    async with front_fakes.running_front(checkpoint) as running:
+    async with front_fakes.running_front(checkpoint, "--max-look-bytes", "5000") as running:
         stub: Any = model_stub(running)
         model = (await stub.GetModel(model_service_pb2.GetModelRequest())).model
         sites = {site.name: site for site in model.sites}
@@ -415,11 +415,13 @@ async def test_what_a_model_shows_is_told(checkpoint: Path) -> None:
         assert (sites["pattern"].width, sites["pattern"].changeable) == (0, False)
         assert (sites["embed"].per_layer, sites["embed"].changeable) == (False, True)
         assert model.limits.max_interventions == 64
+        assert (model.limits.max_sites, model.limits.max_look_bytes) == (256, 5000)
     async with front_fakes.running_front(checkpoint, "--no-internals") as running:
         stub = model_stub(running)
         model = (await stub.GetModel(model_service_pb2.GetModelRequest())).model
         assert not model.sites
         assert model.limits.max_interventions == 0
+        assert (model.limits.max_sites, model.limits.max_look_bytes) == (0, 0)
         served = {c.method.rpartition("/")[2] for c in model.capabilities if c.served}
         assert {"Generate", "Embed"} <= served
         assert not {"Trace", "Attention", "LogitLens"} & served

@@ -189,13 +189,36 @@ async def test_patched_values_keep_the_limits(checkpoint: Path) -> None:
 
 async def test_the_other_input_waits_in_the_queue_too(checkpoint: Path) -> None:
     """Two places are taken while both wait, and given back when they are done."""
-    async with front_fakes.running_front(checkpoint, "--max-queued-requests", "1") as running:
-        code, message, _ = await failure(generate(running, [patch()]))
-        assert (code, "the limit is 1" in message) == (Code.RESOURCE_EXHAUSTED, True)
-        await read_all(generate(running, [zero()]))
     async with front_fakes.running_front(checkpoint, "--max-queued-requests", "2") as running:
         for _ in range(3):
             await read_all(generate(running, [patch()]))
+
+
+TOO_MANY = "interventions: bring 2 requests; beside the 1 of the request itself, 1 fit into "
+TOO_LONG = "interventions: bring 12 tokens; beside the 5 of the request itself, 11 fit into "
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "message"),
+    [
+        ("--max-queued-requests", 2, TOO_MANY + "max_queued_requests, which is 2"),
+        ("--max-queued-tokens", 16, TOO_LONG + "max_queued_tokens, which is 16"),
+    ],
+)
+@pytest.mark.parametrize("call", [generate, score, embed_tokens, trace, attention, lens])
+async def test_inputs_that_could_never_wait_beside_the_request(
+    checkpoint: Path, call: Callable[..., Any], limit: str, value: int, message: str
+) -> None:
+    """Trying again would not help, so they are no QUEUE_FULL; one more place, and they run."""
+    several = [patch(), patch(layers=[1])]
+    async with front_fakes.running_front(checkpoint, limit, str(value)) as running:
+        code, told, reason = await failure(call(running, several))
+        assert (code, reason) == (Code.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert told == message
+        assert not running.handle.jobs
+        await read_all(call(running, [zero()]))
+    async with front_fakes.running_front(checkpoint, limit, str(value + 1)) as running:
+        await read_all(call(running, several))
 
 
 async def test_a_text_in_windows_has_the_changes_where_it_asks_for_them(running: Running) -> None:

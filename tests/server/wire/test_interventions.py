@@ -157,6 +157,9 @@ def test_a_part_of_a_text_has_the_changes_of_its_positions() -> None:
     late = Edit("z", "scale", (1,), (0,), 7, 9, factor=0.0)
     shifted = shift_edits([patched, everywhere, early, late], 4)
     assert [(edit.start, edit.end) for edit in shifted] == [(0, 2), (0, None), (3, 5)]
-    assert shifted[0].values == values[:, 2:].tobytes()
+    cut = values[:, 2:].tobytes()
+    assert shifted[0] == Edit("v", "set", (1, 2), (0,), 0, 2, values=cut), (
+        "with a digest of its own"
+    )
     assert shift_edits([patched, late], 0) == (patched, late)
     assert shift_edits([patched], 1)[0].values == values.tobytes()

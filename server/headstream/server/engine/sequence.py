@@ -201,11 +201,15 @@ class Sequence:
 
     @property
     def cache_salt(self) -> bytes:
-        """What its prompt is cached under: an edited model computes other keys and values."""
+        """What its prompt is cached under: an edited model computes other keys and values.
+
+        The values of edits count by their digests, which come with them.
+        """
         salt = self.spec.cache_salt
         if not self.spec.edits:
             return salt
-        return hashlib.blake2b(msgspec.msgpack.encode((salt, self.spec.edits))).digest()
+        edits = [replace(edit, values=b"") for edit in self.spec.edits]
+        return hashlib.blake2b(msgspec.msgpack.encode((salt, edits))).digest()
 
     def append(self, token_id: int) -> None:
         """Take a drawn token and decide whether it is the last."""

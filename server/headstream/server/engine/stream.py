@@ -14,6 +14,7 @@ from headstream.server.engine.messages import FinishReason
 
 CREDIT_BYTES = 1 << 20
 """Unread bytes at which a sequence is paused in the engine; it resumes below half of them."""
+ID_BYTES = 4  # that a token id takes, at most, on the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,11 @@ class SeenEvent:
     lens: tuple[LensEvent, ...] = ()
 
     @property
-    def tensors(self) -> list[WireTensor]:
-        """All of them."""
-        return [
-            *(event.values for event in self.sites),
-            *(event.weights for event in self.patterns),
-            *(event.logits for event in self.lens),
-        ]
+    def num_bytes(self) -> int:
+        """Bytes of tensors it holds, and of what goes with each of their values."""
+        num_bytes = sum(_size(event.values) for event in self.sites)
+        num_bytes += sum(_size(event.weights) + len(event.keys) for event in self.patterns)
+        return num_bytes + sum(_size(event.logits) + len(event.logits_ids) for event in self.lens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +127,20 @@ class Event:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of tensors it holds."""
-        tensors = [rows.values for rows in self.rows]
-        tensors += [row.values for row in self.logit_rows]
-        if self.vectors is not None:
-            tensors.append(self.vectors)
-        if self.token is not None and self.token.logits is not None:
-            tensors.append(self.token.logits)
+        """Bytes of tensors it holds, and of what goes with each of their values."""
+        num_bytes = sum(_size(rows.values) for rows in self.rows) + _size(self.vectors)
+        for row in self.logit_rows:
+            num_bytes += _size(row.values) + ID_BYTES * len(row.token_ids)
+        if self.token is not None:
+            num_bytes += _size(self.token.logits) + ID_BYTES * len(self.token.logits_ids)
         if self.scores is not None:
-            tensors += [self.scores.values, *filter(None, [self.scores.logits])]
-        if self.seen is not None:
-            tensors += self.seen.tensors
-        return sum(len(tensor.data) for tensor in tensors)
+            num_bytes += _size(self.scores.values) + _size(self.scores.logits)
+            num_bytes += len(self.scores.logits_ids)
+        return num_bytes + (self.seen.num_bytes if self.seen is not None else 0)
+
+
+def _size(tensor: WireTensor | None) -> int:
+    return len(tensor.data) if tensor is not None else 0
 
 
 class SequenceStream:

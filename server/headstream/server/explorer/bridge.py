@@ -21,8 +21,8 @@ from google.protobuf.json_format import MessageToDict, MessageToJson, Parse, Par
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+from headstream.access.failure import DETAILS_KEY
 from headstream.server.explorer.methods import Method, passed_methods
-from headstream.server.status import DETAILS_KEY
 
 Code = grpc.StatusCode
 

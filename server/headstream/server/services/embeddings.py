@@ -78,7 +78,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
             num_bytes = len(tokens) * len(layers) * limits.d_model * ITEM_BYTES[dtype]
             check_budget(num_bytes, limits, asked)
             model.queue.charge(tickets, [len(tokens)])
-            edits = await make_edits(model, self._metrics, changes)
+            edits = await make_edits(model, self._metrics, changes, tickets)
             events = run_sequence(
                 model,
                 self._metrics,

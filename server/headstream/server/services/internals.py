@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from typing import TypeVar
 
 from headstream.server.call import current_call
 from headstream.server.context import Context
@@ -17,6 +18,8 @@ from headstream.server.wire.lens import lens_events, parse_lens
 from headstream.server.wire.trace import parse_trace, site_events
 from headstream.v1 import internals_service_pb2 as pb
 from headstream.v1 import internals_service_pb2_grpc
+
+ReplyT = TypeVar("ReplyT", pb.TraceResponse, pb.AttentionResponse, pb.LogitLensResponse)
 
 _NOTHING = SeenEvent()
 
@@ -37,18 +40,18 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         model = self._models.get(request.model)
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_trace(request, model.ready, model.limits)
-        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
-            async for event in events:
-                if isinstance(event, pb.TraceStart):
-                    yield pb.TraceResponse(start=event)
-                elif isinstance(event, Event):
-                    for reply, num_bytes in site_events(_seen(event).sites):
-                        self._count(model.name, "sites", num_bytes)
-                        yield reply
-                    if event.token is not None:
-                        yield pb.TraceResponse(generated_token_id=event.token.token_id)
-                else:
-                    yield pb.TraceResponse(end=event)
+
+        def tell(event: Event) -> Iterator[pb.TraceResponse]:
+            for reply, num_bytes in site_events(_seen(event).sites):
+                self._count(model.name, "sites", num_bytes)
+                yield reply
+            if event.token is not None:
+                yield pb.TraceResponse(generated_token_id=event.token.token_id)
+
+        look = run_look(model, self._metrics, asked, changes)
+        async with aclosing(_replies(look, pb.TraceResponse, tell)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def Attention(  # noqa: N802 - named by the contract
         self,
@@ -59,17 +62,17 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         model = self._models.get(request.model)
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_attention(request, model.ready, model.limits)
-        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
-            async for event in events:
-                if isinstance(event, pb.TraceStart):
-                    yield pb.AttentionResponse(start=event)
-                elif isinstance(event, Event):
-                    for reply in pattern_events(_seen(event).patterns, asked.heads):
-                        num_bytes = len(reply.chunk.weights.data) + len(reply.chunk.keys.data)
-                        self._count(model.name, "patterns", num_bytes)
-                        yield reply
-                else:
-                    yield pb.AttentionResponse(end=event)
+
+        def tell(event: Event) -> Iterator[pb.AttentionResponse]:
+            for reply in pattern_events(_seen(event).patterns, asked.heads):
+                num_bytes = len(reply.chunk.weights.data) + len(reply.chunk.keys.data)
+                self._count(model.name, "patterns", num_bytes)
+                yield reply
+
+        look = run_look(model, self._metrics, asked, changes)
+        async with aclosing(_replies(look, pb.AttentionResponse, tell)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def LogitLens(  # noqa: N802 - named by the contract
         self,
@@ -80,20 +83,37 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         model = self._models.get_for_logits(request.model, "LogitLens")
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_lens(request, model.limits)
-        async with aclosing(run_look(model, self._metrics, asked, changes)) as events:
-            async for event in events:
-                if isinstance(event, pb.TraceStart):
-                    yield pb.LogitLensResponse(start=event)
-                elif isinstance(event, Event):
-                    for reply in lens_events(_seen(event).lens):
-                        self._count(model.name, "logits", len(reply.row.logits.values.data))
-                        yield reply
-                else:
-                    yield pb.LogitLensResponse(end=event)
+
+        def tell(event: Event) -> Iterator[pb.LogitLensResponse]:
+            for reply in lens_events(_seen(event).lens):
+                self._count(model.name, "logits", len(reply.row.logits.values.data))
+                yield reply
+
+        look = run_look(model, self._metrics, asked, changes)
+        async with aclosing(_replies(look, pb.LogitLensResponse, tell)) as replies:
+            async for reply in replies:
+                yield reply
 
     def _count(self, model: str, kind: str, num_bytes: int) -> None:
         current_call().tensor_bytes += num_bytes
         self._metrics.reply_bytes.labels(model, kind).inc(num_bytes)
+
+
+async def _replies(
+    look: AsyncGenerator[pb.TraceStart | Event | pb.TraceEnd],
+    make: type[ReplyT],
+    tell: Callable[[Event], Iterator[ReplyT]],
+) -> AsyncGenerator[ReplyT]:
+    """A look as its method answers it; ``tell``: what a step has shown."""
+    async with aclosing(look) as events:
+        async for event in events:
+            if isinstance(event, pb.TraceStart):
+                yield make(start=event)
+            elif isinstance(event, Event):
+                for reply in tell(event):
+                    yield reply
+            else:
+                yield make(end=event)
 
 
 def _seen(event: Event) -> SeenEvent:

@@ -59,7 +59,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
             check_budget(budget, model.limits, parsed.max_reply_bytes)
             num_read = len(tokens) + len(parsed.generated_ids)
             model.queue.charge(tickets[:1], [num_read])  # the prompt is computed once
-            edits = await make_edits(model, self._metrics, changes)
+            edits = await make_edits(model, self._metrics, changes, tickets)
             replies = continue_prompt(
                 model,
                 self._metrics,
@@ -114,7 +114,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
             tokens = await tokenize(model, opened.prompt)
             opened.check_prompt(len(tokens), model.limits)
             model.queue.charge(tickets, [len(tokens)])
-            edits = await make_edits(model, self._metrics, changes)
+            edits = await make_edits(model, self._metrics, changes, tickets)
             session = DecodeSession(model, self._metrics, opened, tickets[0], edits)
             async with aclosing(session.replies(tokens.ids, request_iterator)) as replies:
                 async for reply in replies:

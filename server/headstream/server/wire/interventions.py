@@ -178,8 +178,8 @@ def shift_edits(edits: Sequence[Edit], begin: int) -> tuple[Edit, ...]:
         if edit.end is None or edit.end > begin:
             start = max(0, edit.start - begin)
             end = None if edit.end is None else edit.end - begin
-            values = _cut_values(edit, begin) if edit.kind == "set" else edit.values
-            shifted.append(replace(edit, start=start, end=end, values=values))
+            cut = edit.with_values(_cut_values(edit, begin)) if edit.kind == "set" else edit
+            shifted.append(replace(cut, start=start, end=end))
     return tuple(shifted)
 
 

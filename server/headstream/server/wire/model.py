@@ -136,4 +136,6 @@ def _to_limits(limits: Limits) -> pb.Limits:
         max_intervention_value=limits.max_intervention_value,
         max_intervention_factor=limits.max_intervention_factor,
         max_intervention_bytes=limits.max_intervention_bytes,
+        max_sites=limits.max_sites,
+        max_look_bytes=limits.max_look_bytes if limits.internals else 0,
     )

@@ -28,8 +28,6 @@ from headstream.server.wire.tensors import (
 )
 from headstream.v1 import internals_service_pb2 as pb
 
-MAX_SITES = 256
-
 
 @dataclass(frozen=True, slots=True)
 class TraceCall:
@@ -81,7 +79,7 @@ def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> Trace
     start, end = parse_range("positions", request.positions)
     return TraceCall(
         input=parse_input("input", request.input, limits),
-        sites=_parse_sites("sites", request.sites, ready),
+        sites=_parse_sites("sites", request.sites, ready, limits),
         start=start,
         end=end,
         dtype=parse_float_dtype("dtype", request.dtype),
@@ -94,9 +92,9 @@ def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> Trace
 
 
 def _parse_sites(
-    field: str, messages: Sequence[pb.Site], ready: Ready
+    field: str, messages: Sequence[pb.Site], ready: Ready, limits: Limits
 ) -> tuple[tuple[SiteShape, SiteSpec], ...]:
-    check_count(field, messages, 1, MAX_SITES)
+    check_count(field, messages, 1, limits.max_sites)
     sites: list[tuple[SiteShape, SiteSpec]] = []
     seen: set[tuple[str, int]] = set()
     for i, message in enumerate(messages):
