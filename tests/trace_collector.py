@@ -47,7 +47,7 @@ class Collector(pb_grpc.TraceServiceServicer):
         self.messages: list[bytes] = []
         self._changed = threading.Condition()
 
-    def Export(self, request: Any, context: Any) -> Any:
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by OTLP
         with self._changed:
             self.messages.append(request.SerializeToString())
             for resource in request.resource_spans:

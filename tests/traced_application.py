@@ -1,6 +1,6 @@
 """An application with traces of its own that calls a server: ADDRESS COLLECTOR.
 
-Each scenario runs below a span of its name. Prints what the calls gave, as JSON.
+Each scenario runs below a span of its name. Writes what the calls gave, as JSON.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main(address: str, collector: str) -> None:
     with tracer.start_as_current_span("asynchronous"):
         told["asynchronous"] = asyncio.run(asynchronous(address))
     provider.shutdown()
-    print(json.dumps(told))
+    sys.stdout.write(json.dumps(told))
 
 
 OTHERS: tuple[Callable[[Client], Any], ...] = (

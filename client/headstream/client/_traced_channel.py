@@ -53,8 +53,8 @@ class TracedChannel:
             try:
                 call = invoke(*args, metadata=(*metadata, *span.headers()), **options)
             except BaseException as error:
-                failed = isinstance(error, grpc.Call)
-                span.end(error.code() if failed else grpc.StatusCode.UNKNOWN)
+                unknown = grpc.StatusCode.UNKNOWN
+                span.end(error.code() if isinstance(error, grpc.Call) else unknown)
                 raise
             follow(call, span)
             return call
