@@ -100,7 +100,8 @@ def running_collector() -> Generator[tuple[Collector, str]]:
     """A collector, and the URL to send to."""
     server = grpc.server(ThreadPoolExecutor(4))
     collector = Collector()
-    pb_grpc.add_TraceServiceServicer_to_server(collector, server)
+    stubs: Any = pb_grpc  # without types
+    stubs.add_TraceServiceServicer_to_server(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -93,17 +93,16 @@ class CallTrace:
         """The call has ended; what the log tells of it."""
         span = self._span
         number: int = grpc.StatusCode[code].value[0]
-        span.set_attributes(
-            {
-                "rpc.grpc.status_code": number,
-                "gen_ai.request.model": call.model,
-                "gen_ai.usage.input_tokens": call.input_tokens,
-                "gen_ai.usage.output_tokens": call.output_tokens,
-                "headstream.reason": reason,
-                "headstream.tenant": call.tenant,
-                "headstream.sequences": self._num_sequences,
-            }
-        )
+        told: dict[str, str | int] = {
+            "rpc.grpc.status_code": number,
+            "gen_ai.request.model": call.model,
+            "gen_ai.usage.input_tokens": call.input_tokens,
+            "gen_ai.usage.output_tokens": call.output_tokens,
+            "headstream.reason": reason,
+            "headstream.tenant": call.tenant,
+            "headstream.sequences": self._num_sequences,
+        }
+        span.set_attributes({name: value for name, value in told.items() if value != ""})
         if code in _FAULTS:
             span.set_attribute("error.type", code)
             span.set_status(StatusCode.ERROR, reason)
