@@ -113,4 +113,8 @@ def _follow_sync(call: Any, span: _CallSpan) -> None:
 
 def _follow_async(call: Any, span: _CallSpan) -> None:
     """The same; those who read such calls end them themselves."""
-    call.add_done_callback(lambda ended: span.end(at_once(ended.code())))
+
+    def end(ended: grpc.aio.Call) -> None:
+        span.end(at_once(ended.code()))
+
+    call.add_done_callback(end)
