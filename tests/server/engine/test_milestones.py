@@ -11,7 +11,7 @@ from engine_trace import Trace
 from headstream.server.engine.messages import Milestone
 from tiny_models import D_VOCAB
 
-PROMPT = [(37 * i + 11) % D_VOCAB for i in range(300)]  # a chunk of 256, and 44
+PROMPT = [(37 * i + 11) % D_VOCAB for i in range(400)]  # a chunk of 256, and 144
 
 
 @pytest.fixture
