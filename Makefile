@@ -130,8 +130,8 @@ breaking: $(BUF_READY) ## Changes since AGAINST (a tag or branch, default main) 
 
 ##@ Supply chain
 
-lock: $(SUPPLY_READY) ## Write requirements.lock: versions and hashes of all that server and lookup need, but torch
-	$(SUPPLY_BIN)/uv pip compile pyproject.toml --extra server --extra lookup --constraint constraints.txt \
+lock: $(SUPPLY_READY) ## Write requirements.lock: versions and hashes of all that server, lookup and traces need, but torch
+	$(SUPPLY_BIN)/uv pip compile pyproject.toml --extra server --extra lookup --extra otel --constraint constraints.txt \
 		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		--custom-compile-command "make lock" --quiet --output-file requirements.lock
 

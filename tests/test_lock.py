@@ -22,9 +22,9 @@ def sections() -> dict[str, dict[str, str]]:
     return {name: pins(part) for name, part in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def test_every_pin_of_client_server_and_lookup_is_in_it() -> None:
+def test_every_pin_of_what_is_served_is_in_it() -> None:
     by_name, locked = sections(), pins(LOCK)
-    wanted = by_name["client"] | by_name["server"] | by_name["lookup"]
+    wanted = by_name["client"] | by_name["server"] | by_name["lookup"] | by_name["otel"]
     assert len(wanted) > 20
     assert {name: locked.get(name) for name in wanted} == wanted
 

@@ -160,3 +160,14 @@ def test_the_explorer_keeps_to_this_machine_unless_told() -> None:
 def test_the_explorer_has_no_token() -> None:
     with pytest.raises(ConfigError, match="explorer: the page has no token"):
         load_settings(["--explorer", "--tokens", "tokens.toml"])
+
+
+@pytest.mark.parametrize(
+    "wrong", ["localhost:4317", "ftp://a:1", "http://", "http://a:1/v1/traces"]
+)
+def test_the_endpoint_of_traces_is_a_url_without_a_path(wrong: str) -> None:
+    assert load_settings().otlp_endpoint is None
+    for good in ("http://[::1]:4317", "https://collector.local"):
+        assert load_settings(["--otlp-endpoint", good]).otlp_endpoint == good
+    with pytest.raises(ConfigError, match=r"otlp_endpoint: .*http://HOST:PORT"):
+        load_settings(["--otlp-endpoint", wrong])

@@ -40,13 +40,14 @@ class AsyncConnection:
             else grpc.aio.insecure_channel(target.address, options)
         )
         self._channel = channel
+        stubs = _channel.traced(channel, target.address)
         self._target = target
         self._connected = False
-        self.logits = logits_grpc.LogitsServiceStub(channel)
-        self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
-        self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
-        self.internals = internals_grpc.InternalsServiceStub(channel)
-        self.models = model_grpc.ModelServiceStub(channel)
+        self.logits = logits_grpc.LogitsServiceStub(stubs)
+        self.embeddings = embeddings_grpc.EmbeddingsServiceStub(stubs)
+        self.tokenizer = tokenizer_grpc.TokenizerServiceStub(stubs)
+        self.internals = internals_grpc.InternalsServiceStub(stubs)
+        self.models = model_grpc.ModelServiceStub(stubs)
 
     async def call(
         self,

@@ -86,14 +86,14 @@ class AsyncExchange(Generic[RequestT, ReplyT]):
 def _status_of(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
     """How a call has ended; OK is told as an error, too."""
     return grpc.aio.AioRpcError(
-        _at_once(call.code()),
-        _at_once(call.initial_metadata()),
-        _at_once(call.trailing_metadata()),
-        _at_once(call.details()),
+        at_once(call.code()),
+        at_once(call.initial_metadata()),
+        at_once(call.trailing_metadata()),
+        at_once(call.details()),
     )
 
 
-def _at_once(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
+def at_once(coroutine: Coroutine[Any, Any, ResultT]) -> ResultT:
     """What a coroutine returns that has nothing to wait for."""
     try:
         coroutine.send(None)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
+import grpc.aio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+ChannelT = TypeVar("ChannelT", grpc.Channel, grpc.aio.Channel)
 
 _PACKAGE = "headstream.v1"
 
@@ -90,6 +94,18 @@ def channel_options() -> Sequence[tuple[str, str | int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     )
+
+
+def traced(channel: ChannelT, address: str) -> ChannelT:
+    """The channel for stubs: its calls are spans, if the application has imported OpenTelemetry.
+
+    An application that has set it up has imported it, so that nobody else pays for it.
+    """
+    if "opentelemetry.trace" not in sys.modules:
+        return channel
+    from headstream.client._traced_channel import TracedChannel  # noqa: PLC0415 - the same
+
+    return cast("ChannelT", TracedChannel(channel, address))
 
 
 def credentials(tls: bool | str | Path | Tls) -> grpc.ChannelCredentials | None:

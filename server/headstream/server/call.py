@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from headstream.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from headstream.server.call_trace import CallTrace
 
 
 @dataclass(slots=True)
@@ -28,6 +32,7 @@ class Call:
     first_output_ns: int = 0
     unfinished_sequences: int = 0  # left before the engine was done with them
     started_output: bool = False
+    trace: CallTrace | None = None  # where spans are sent
 
     def elapsed_ns(self) -> int:
         """Since the call arrived."""

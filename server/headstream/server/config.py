@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -180,17 +181,28 @@ class Settings(BaseSettings):
     connection_age: Seconds | None = None
     """Seconds after which a connection is closed gently, so that clients spread anew."""
 
-    # --- Log ---
+    # --- Log and traces ---
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level written."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto: console on a terminal, JSON lines elsewhere."""
+    otlp_endpoint: str | None = None
+    """Send a trace of every call to this OpenTelemetry collector, `http://HOST:PORT` or https, by
+    OTLP over gRPC (extra `otel`). The OTEL_* variables say the rest, such as what is sampled."""
 
     @field_validator("models", "manifests", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable holds several values with commas between them."""
         return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://none")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+            raise ValueError("not http://HOST:PORT or https://HOST:PORT")
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

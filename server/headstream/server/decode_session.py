@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
 
 from headstream.model.outputs import Outputs
 from headstream.model.sites import Edit
@@ -22,6 +23,7 @@ from headstream.server.errors import (
 )
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
+from headstream.server.sequence_run import followed
 from headstream.server.session_branch import Move, SessionBranch
 from headstream.server.session_tokens import SessionTokens
 from headstream.server.wire.decode import OpenCall, parse_append, parse_rollback, to_parts
@@ -188,8 +190,8 @@ class DecodeSession:
     async def _make_moves(self, branch: SessionBranch, prompt: tuple[int, ...]) -> None:
         """The life of one branch."""
         engine = await branch.engine
-        async with engine.stream as stream:
-            events = aiter(stream)
+        opened = followed(engine.stream) if prompt else aiter(engine.stream)
+        async with engine.stream, aclosing(opened) as events:
             while (move := await branch.moves.get()) is not None:
                 answer = pb.DecodeResponse(branch=branch.number)
                 match move.request.WhichOneof("move"):

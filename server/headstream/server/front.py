@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -27,6 +28,9 @@ from headstream.server.liveness import Heartbeat
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models, ServedModel
 from headstream.server.policy import CallPolicy
+
+if TYPE_CHECKING:
+    from headstream.server.tracing import Tracing
 
 CUT_SECONDS = 2.0
 """Before the grace ends: streams still open are told where to go on, instead of being dropped."""
@@ -57,13 +61,14 @@ class Front:
         settings: Settings,
         make_handle: Callable[..., EngineHandle] = EngineHandle,
     ) -> None:
-        """Raises ConfigError if the file of tokens cannot be used."""
+        """Raises ConfigError if the tokens cannot be used, or traces are wanted without `otel`."""
         self._settings = settings
         self.metrics = Metrics()
         self.models = Models(
             [ServedModel(make_handle(config)) for config in settings.engine_configs()]
         )
         self._gate = _make_gate(settings)
+        self._tracing = _start_tracing(settings)
         self.policy = CallPolicy(
             metrics=self.metrics,
             gate=self._gate,
@@ -71,6 +76,7 @@ class Front:
             stream_deadline=settings.stream_deadline,
             stalled_stream=settings.stalled_stream,
             max_message_bytes=settings.max_message_bytes,
+            tracing=self._tracing,
         )
         self.health = Health(self.models, service_names(settings))
         self._heartbeats = [Heartbeat() for _ in self.models]
@@ -194,6 +200,20 @@ class Front:
         if self._explorer is not None:
             await self._explorer.close()
         await self._admin.stop()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+
+def _start_tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from headstream.server.tracing import Tracing  # noqa: PLC0415 - nobody else pays for it
+    except ImportError as error:
+        raise ConfigError(
+            f"otlp_endpoint: traces need the extra otel, pip install headstream[otel] ({error})"
+        ) from None
+    return Tracing(settings.otlp_endpoint)
 
 
 def _make_gate(settings: Settings) -> Gate:

@@ -99,6 +99,7 @@ class Guard:
         """The handler's result, or the status that its error means."""
         call, policy = self._call, self._policy
         enter_call(call)
+        self._trace()
         self._task = asyncio.current_task()
         policy.open_calls.add(self)
         open_calls = policy.metrics.requests_open.labels(call.method)
@@ -121,6 +122,14 @@ class Guard:
             open_calls.dec()
             self._grant.close(call.input_tokens + call.output_tokens)
             self._report(code, reason)
+
+    def _trace(self) -> None:
+        """Begin the call's span, and let its log lines tell which one it is."""
+        tracing = self._policy.tracing
+        if tracing is not None and self._own:
+            metadata = self._context.invocation_metadata() or ()
+            self._call.trace = tracing.begin(self._call, metadata)
+            structlog.contextvars.bind_contextvars(**self._call.trace.ids)
 
     async def _bounded(self, body: Callable[[], Awaitable[Result]]) -> Result:
         if self._policy.draining and (self._own or self._call.streaming):
@@ -197,6 +206,8 @@ class Guard:
         if call.unfinished_sequences:
             why = "stop_string" if reason == "OK" else reason.lower()
             metrics.aborts.labels(call.model, why).inc(call.unfinished_sequences)
+        if call.trace is not None:
+            call.trace.end(call, code, reason)
         # Who is refused is told, whatever was asked for; probes of health are not worth a line.
         write = log.info if self._own or code in _REFUSED else log.debug
         write(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
 from headstream.access.gate import Gate
 from headstream.server.metrics import UNKNOWN_METHOD, Metrics
+
+if TYPE_CHECKING:
+    from headstream.server.tracing import Tracing
 
 
 class Cuttable(Protocol):
@@ -33,6 +36,7 @@ class CallPolicy:
     stream_deadline: float
     stalled_stream: float
     max_message_bytes: int
+    tracing: Tracing | None = None
     draining: bool = False  # new calls are refused
     open_calls: set[Cuttable] = field(default_factory=set[Cuttable])
 

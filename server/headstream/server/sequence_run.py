@@ -102,8 +102,8 @@ async def read_sequence(
 ) -> AsyncGenerator[Event]:
     """The events of a stream. Closing the generator leaves it."""
     watch = _TokenWatch(model.name, metrics)
-    async with stream:
-        async for event in stream:
+    async with stream, aclosing(followed(stream)) as events:
+        async for event in events:
             if event.finish in _REFUSALS:
                 raise InvalidRequest(*_REFUSALS[event.finish])
             if event.finish == "error":
@@ -111,6 +111,13 @@ async def read_sequence(
             ticket.release()
             watch.observe(event)
             yield event
+
+
+def followed(stream: SequenceStream) -> AsyncGenerator[Event]:
+    """The events of a stream of the call in hand; its spans are made where somebody wants them."""
+    trace = current_call().trace
+    spans = None if trace is None else trace.follow(stream)
+    return aiter(stream) if spans is None else spans.read(stream)
 
 
 class _TokenWatch:

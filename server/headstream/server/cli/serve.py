@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +33,8 @@ def serve(
     """Serve models over gRPC. All settings are flags: `headstream serve --help`."""
     if {"--help", "-h"} & set(context.args):
         typer.echo(_HELP)
+    # Before gRPC is loaded: it would tell the log that it leaves alone the start of an engine.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
     from headstream.model.allocator import tune_allocator

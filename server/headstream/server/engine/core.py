@@ -211,6 +211,7 @@ class EngineCore:
                 self._scheduler.remove(sequence)
             token = tokens.get(sequence)
             if first or done or sequence in news:
+                told = first or done or sequence.begins_output
                 deltas.append(
                     Delta(
                         id=sequence.spec.id,
@@ -224,6 +225,7 @@ class EngineCore:
                         compute_ns=now - sequence.first_step_ns,
                         logit_rows=tuple(logits.get(sequence, ())),
                         seen=seen.get(sequence),
+                        milestone=sequence.milestone if told else None,
                     )
                 )
         return deltas

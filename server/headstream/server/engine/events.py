@@ -41,6 +41,7 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
             for row in delta.logit_rows
         ),
         seen=None if delta.seen is None else _seen(delta.seen, frames),
+        milestone=delta.milestone,
     )
 
 

@@ -55,6 +55,7 @@ class LensReader:
                 queue_ns=sequence.first_step_ns - sequence.arrival_ns,
                 compute_ns=time.monotonic_ns() - sequence.first_step_ns,
                 seen=Seen(lens=rows),
+                milestone=sequence.milestone if done else None,
             )
         ]
 

@@ -162,6 +162,15 @@ class Scores(msgspec.Struct, frozen=True, array_like=True):
     logits_ids: bytes = b""  # int32 [n, k] token ids of the logits, for top-k
 
 
+class Milestone(msgspec.Struct, frozen=True, array_like=True):
+    """How a sequence has fared; told with its first step, its first token and its end."""
+
+    first_step_ns: int  # when that began, by the clock that all processes of the machine share
+    prompt_steps: int  # steps that computed rows of the prompt, for whatever time
+    cached_tokens: int  # of the prompt, which were not computed when it last began
+    preemptions: int
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """The news of one sequence from one step."""
 
@@ -176,6 +185,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     compute_ns: int = 0  # from the start of the first step to the end of this one
     logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
     seen: Seen | None = None
+    milestone: Milestone | None = None
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):

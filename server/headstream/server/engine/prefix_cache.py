@@ -63,7 +63,9 @@ class PrefixCache:
             sequence.block_ids += blocks
             sequence.num_chunks += 1
             sequence.num_computed += self.chunk_size
-        return sequence.num_computed - start
+        hit = sequence.num_computed - start
+        sequence.num_cached += hit
+        return hit
 
     def put(self, sequence: Sequence) -> None:
         """Keep the prompt chunks that a sequence has computed.
@@ -101,6 +103,7 @@ class PrefixCache:
         """The same; what is behind these tokens is computed again."""
         self.release(sequence, num_kept)
         sequence.num_computed = num_kept
+        sequence.num_cached = min(sequence.num_cached, num_kept)
 
     def evict(self, num_blocks: int) -> None:
         """Free at least ``num_blocks`` idle blocks, in whole chunks, the longest idle first."""

@@ -178,6 +178,7 @@ class Scheduler:
         """
         beginning: list[Sequence] = []
         for sequence, rows in schedule.items():
+            sequence.num_prompt_steps += sequence.num_computed < sequence.num_prompt
             sequence.num_computed += rows
             if sequence.num_chunks < len(sequence.chunk_keys):
                 self.cache.put(sequence)
@@ -275,6 +276,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
+        sequence.num_preempted += 1
         if sequence.spec.branch:
             self.branches.preempt(sequence)
             return

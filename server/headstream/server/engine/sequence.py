@@ -15,7 +15,7 @@ from headstream.server.engine.edits import SequenceEdits
 from headstream.server.engine.grammars import Matcher
 from headstream.server.engine.lens import Lens
 from headstream.server.engine.look import Look
-from headstream.server.engine.messages import FinishReason, Submit
+from headstream.server.engine.messages import FinishReason, Milestone, Submit
 from headstream.server.engine.sites import compares
 from headstream.server.engine.views import View
 
@@ -41,6 +41,9 @@ class Sequence:
     num_computed: int = 0
     num_reported: int = 0  # positions whose rows went out; a recomputed position is not sent twice
     first_step_ns: int = 0
+    num_prompt_steps: int = 0  # that computed rows of the prompt
+    num_cached: int = 0  # positions that the prefix cache had when it last began
+    num_preempted: int = 0
     finish: FinishReason | None = None
     matcher: Matcher | None = None  # of its grammar; stays when it is preempted
     is_forked: bool = False  # others may hold the block it writes in
@@ -98,7 +101,22 @@ class Sequence:
         sibling.chunk_keys, sibling.num_chunks = self.chunk_keys, self.num_chunks
         sibling.num_computed = self.num_computed
         sibling.first_step_ns = self.first_step_ns
+        sibling.num_prompt_steps, sibling.num_cached = self.num_prompt_steps, self.num_cached
         self.is_forked = sibling.is_forked = True
+
+    @property
+    def milestone(self) -> Milestone:
+        """How it has fared so far."""
+        return Milestone(
+            self.first_step_ns, self.num_prompt_steps, self.num_cached, self.num_preempted
+        )
+
+    @property
+    def begins_output(self) -> bool:
+        """Whether its newest token, or row of a branch, is the first."""
+        if self.spec.branch:
+            return self.num_answered == self.num_prompt
+        return len(self.output_ids) == len(self.spec.output_ids) + 1
 
     @property
     def wants_logits(self) -> bool:

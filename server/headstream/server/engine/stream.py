@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Self
 
 from headstream.model.outputs import WireDtype
 from headstream.model.sites import SiteName
-from headstream.server.engine.messages import FinishReason
+from headstream.server.engine.messages import FinishReason, Milestone
 
 CREDIT_BYTES = 1 << 20
 """Unread bytes at which a sequence is paused in the engine; it resumes below half of them."""
@@ -124,6 +125,7 @@ class Event:
     compute_ns: int
     logit_rows: tuple[LogitRowEvent, ...] = ()
     seen: SeenEvent | None = None
+    milestone: Milestone | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -165,6 +167,7 @@ class SequenceStream:
         self._error: Exception | None = None
         self._finished = False
         self.was_left = False  # before its end
+        self.submitted_ns = time.monotonic_ns()
         self._wake = asyncio.Event()
 
     def put(self, event: Event) -> None:
@@ -193,7 +196,7 @@ class SequenceStream:
             self._finished = self.was_left = True
             self._on_leave()
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    async def __aiter__(self) -> AsyncGenerator[Event]:
         while not self._finished:
             while not self._events:
                 if self._error is not None:
