@@ -97,7 +97,7 @@ def preempted(case: Case, requests: list[dict[str, Any]]) -> list[News]:
             for _ in range(steps):
                 trace.step()
             sequence = trace.scheduler.get(sequence_id)
-            if sequence is not None and sequence in trace.scheduler._running:
+            if sequence is not None and sequence in trace.scheduler._holders.running:
                 trace.scheduler._preempt(sequence)
         trace.run()
         news.append(trace.news[sequence_id])
