@@ -27,6 +27,7 @@ from headstream.server.errors import (
     SessionLimit,
     SlowConsumer,
     StreamCut,
+    TooLate,
 )
 from headstream.server.status import to_trailers
 
@@ -39,6 +40,7 @@ EXAMPLES: list[ServiceError] = [
     ModelLoading("loading"),
     ReplyTooLarge(2, 1),
     QueueFull("full", 1.5),
+    TooLate(3.0, 1.0, 2.0),
     SessionLimit("too many"),
     SlowConsumer(30),
     AccessRefused(scope_missing("logits", "alice")),

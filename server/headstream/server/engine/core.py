@@ -276,8 +276,7 @@ class EngineCore:
             blocks_cached=scheduler.cache.num_idle,
             lookup_tokens=scheduler.lookup_tokens,
             hit_tokens=scheduler.hit_tokens,
-            waiting_batch=scheduler.num_waiting_of(Priority.BATCH),
-            waiting_high=scheduler.num_waiting_of(Priority.HIGH),
+            waiting_first=tuple(map(scheduler.num_waiting_of, Priority)),
         )
         self._send(StepReport(tuple(deltas), stats), frames)
 

@@ -197,8 +197,7 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     blocks_cached: int = 0  # held by the prefix cache alone, free for the taking
     lookup_tokens: int = 0  # prompt tokens looked up in the prefix cache since the start
     hit_tokens: int = 0  # those of them that were there
-    waiting_batch: int = 0  # of `waiting`, those of the lowest priority
-    waiting_high: int = 0  # of `waiting`, those of the highest
+    waiting_first: tuple[int, ...] = ()  # for a first step, of each `Priority`
 
 
 class StepReport(msgspec.Struct, frozen=True, tag="step"):

@@ -11,3 +11,8 @@ class Priority(IntEnum):
     BATCH = 1  # work in the background, of which nobody waits for the next token
     NORMAL = 2
     HIGH = 3
+
+    @property
+    def word(self) -> str:
+        """For people: `batch`, `normal`, `high`."""
+        return self.name.lower()
