@@ -149,7 +149,7 @@ def parse_token(name: str, entry: object) -> Token:
     if strange := set(scopes) - set(SCOPES):
         known = ", ".join(SCOPES)
         raise ValueError(f"{name}.scopes: {', '.join(sorted(strange))}: not among {known}")
-    most: object = values.get("max_priority")
+    most: str | None = values.get("max_priority")
     if most is not None and most not in PRIORITIES:
         raise ValueError(f"{name}.max_priority: must be one of {', '.join(PRIORITIES)}")
     return Token(
@@ -157,7 +157,7 @@ def parse_token(name: str, entry: object) -> Token:
         tuple(map(bytes.fromhex, digests)),
         frozenset(scopes),
         _quota(name, values),
-        cast(str | None, most),
+        most,
     )
 
 

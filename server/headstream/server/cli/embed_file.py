@@ -69,7 +69,8 @@ def _run(client: Client, source: Path, part: PartFile, model: str, options: Embe
     fingerprint = client.model(model).fingerprint
     texts = ((line, text) for line, text in _lines(source) if not part.done[line])
     # Nobody waits for a single line: who waits for a text of his own goes first.
-    answers = client.embed_stream(texts, model=model, priority="batch", **options)
+    wanted: EmbedOptions = {**options, "priority": "batch"}
+    answers = client.embed_stream(texts, model=model, **wanted)
     with _bar(part) as advance, answers as stream:
         for line, vector in stream:
             if stream.fingerprint != fingerprint:
