@@ -86,7 +86,7 @@ def kill(address: str) -> Callable[[], object]:
 
     def leave() -> None:
         process.kill()
-        process.wait()
+        process.communicate()
 
     return leave
 
