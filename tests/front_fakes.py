@@ -23,6 +23,7 @@ from headstream.server.config_sources import load_settings
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Loading, Ready, StepReport, StepStats, Vocabulary
+from headstream.server.engine.priority import Priority
 from headstream.server.engine.state import EngineState
 from headstream.server.engine.stream import (
     RowsEvent,
@@ -56,6 +57,7 @@ class Job:
     stream: SequenceStream
     left: bool = False
     paused: list[bool] = field(default_factory=list)
+    priority: Priority = Priority.NORMAL
 
 
 Script = Callable[[Job], None]
@@ -162,6 +164,7 @@ class FakeHandle:
         tenant: str = "",
         look: Look = NO_LOOK,
         edits: tuple[Edit, ...] = (),
+        priority: Priority = Priority.NORMAL,
     ) -> SequenceStream:
         paused: list[bool] = []
 
@@ -183,6 +186,7 @@ class FakeHandle:
             edits,
             stream,
             paused=paused,
+            priority=priority,
         )
         self.jobs.append(job)
         self.script(job)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import grpc
 import pytest
 import yaml
 
+from certificates import Pair
 from headstream.v1 import model_service_pb2 as pb
 from headstream.v1 import model_service_pb2_grpc
 from replicas import Replica, free_port
@@ -41,8 +43,43 @@ def find_program(name: str) -> str:
     return path
 
 
-def _envoy(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+@dataclass(frozen=True)
+class ProxyTls:
+    """Certificates of a proxy that speaks TLS, and asks for it, on both sides."""
+
+    own: Pair
+    servers: Path
+    clients: Path
+    channel: grpc.ChannelCredentials  # of a client that is let in
+
+    def put(self, text: str, directory: Path) -> str:
+        """A configuration with our paths, and the name in our certificates."""
+        both = directory / "proxy.pem"
+        both.write_bytes(self.own.cert.read_bytes() + self.own.key.read_bytes())
+        files = {
+            "proxy.crt": self.own.cert,
+            "proxy.key": self.own.key,
+            "proxy.pem": both,
+            "servers.crt": self.servers,
+            "clients.crt": self.clients,
+        }
+        for name, path in files.items():
+            text = text.replace(f"/etc/headstream/tls/{name}", str(path))
+        for pattern in ("sni: {}", "exact: {}", "str({})"):
+            text = text.replace(pattern.format("headstream"), pattern.format("localhost"))
+        return text
+
+
+def _envoy(
+    port: int, replicas: Sequence[Replica], directory: Path, tls: ProxyTls | None
+) -> list[str]:
     config = yaml.safe_load(CONFIGS["envoy"].read_text())
+    if tls is not None:
+        parts = yaml.safe_load(tls.put((DEPLOY / "envoy" / "tls.yaml").read_text(), directory))
+        [[chain]] = [each["filter_chains"] for each in config["static_resources"]["listeners"]]
+        chain |= parts["downstream"]
+        for cluster in config["static_resources"]["clusters"]:
+            cluster.update(parts["upstream"])
     del config["admin"]  # of no use here, and its port may be taken
     [listener] = config["static_resources"]["listeners"]
     listener["address"]["socket_address"] = _socket(port)["socket_address"]
@@ -63,10 +100,16 @@ def _socket(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _haproxy(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+def _haproxy(
+    port: int, replicas: Sequence[Replica], directory: Path, tls: ProxyTls | None
+) -> list[str]:
+    text = CONFIGS["haproxy"].read_text()
+    if tls is not None:
+        text = text.replace("    bind :50051 proto h2\n", "").replace("# tls: ", "")
+        text = tls.put(text, directory)
     lines = [
         line.replace(":50051", f"127.0.0.1:{port}")
-        for line in CONFIGS["haproxy"].read_text().splitlines()
+        for line in text.splitlines()
         if not line.strip().startswith("server ")
     ]
     lines += [
@@ -78,7 +121,10 @@ def _haproxy(port: int, replicas: Sequence[Replica], directory: Path) -> list[st
     return [find_program("haproxy"), "-q", "-db", "-f", str(path)]
 
 
-def _nginx(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]:
+def _nginx(
+    port: int, replicas: Sequence[Replica], directory: Path, tls: ProxyTls | None
+) -> list[str]:
+    assert tls is None, "not written"
     text = CONFIGS["nginx"].read_text()
     text = re.sub(r"\n +server 127\.0\.0\.1:.*", "", text)
     servers = "".join(
@@ -93,7 +139,7 @@ def _nginx(port: int, replicas: Sequence[Replica], directory: Path) -> list[str]
     return [find_program("nginx"), "-p", str(directory), "-c", str(path), "-g", "daemon off;"]
 
 
-_COMMANDS: dict[str, Callable[[int, Sequence[Replica], Path], list[str]]] = {
+_COMMANDS: dict[str, Callable[[int, Sequence[Replica], Path, ProxyTls | None], list[str]]] = {
     "envoy": _envoy,
     "haproxy": _haproxy,
     "nginx": _nginx,
@@ -101,14 +147,20 @@ _COMMANDS: dict[str, Callable[[int, Sequence[Replica], Path], list[str]]] = {
 
 
 @contextmanager
-def running_proxy(kind: str, replicas: Sequence[Replica], directory: Path) -> Generator[str]:
+def running_proxy(
+    kind: str, replicas: Sequence[Replica], directory: Path, tls: ProxyTls | None = None
+) -> Generator[str]:
     """Its address, once it passes calls on. One replica at least must be serving."""
     port = free_port()
-    command = _COMMANDS[kind](port, replicas, directory)
+    command = _COMMANDS[kind](port, replicas, directory, tls)
     process = subprocess.Popen(command)
     address = f"127.0.0.1:{port}"
     try:
-        with grpc.insecure_channel(address) as channel:
+        with (
+            grpc.insecure_channel(address)
+            if tls is None
+            else grpc.secure_channel(address, tls.channel)
+        ) as channel:
             stub: Any = model_service_pb2_grpc.ModelServiceStub(channel)
             _wait_for(stub)
         yield address

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+import re
+import time
+from collections import Counter, deque
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from headstream.server.admission import Admission
-from headstream.server.call import Call, current_tenant, enter_call
-from headstream.server.errors import InvalidRequest, QueueFull
+from headstream.server.admission import Admission, Ticket
+from headstream.server.call import Call, current_party, enter_call
+from headstream.server.engine.priority import Priority
+from headstream.server.errors import InvalidRequest, QueueFull, TooLate
 
 
 def make(max_requests: int = 2, max_tokens: int = 10) -> Admission:
@@ -148,20 +151,26 @@ async def test_a_place_given_to_who_is_cancelled_meanwhile_is_free_again() -> No
 
 
 @contextmanager
-def tenant(name: str) -> Generator[None]:
+def tenant(name: str, priority: Priority = Priority.NORMAL) -> Generator[None]:
     """As if a call of this tenant were served."""
-    before = current_tenant()
-    enter_call(Call("method", "id", streaming=False, tenant=name))
+    before = current_party()
+    enter_call(Call("method", "id", streaming=False, tenant=name, priority=priority))
     try:
         yield
     finally:
-        enter_call(Call("method", "id", streaming=False, tenant=before))
+        enter_call(Call("method", "id", False, tenant=before.tenant, priority=before.priority))
 
 
-def enter_all(stack: ExitStack, queue: Admission, name: str, tokens: int = 0) -> int:
+def enter_all(
+    stack: ExitStack,
+    queue: Admission,
+    name: str,
+    tokens: int = 0,
+    priority: Priority = Priority.NORMAL,
+) -> int:
     """How many requests of a tenant are let in before one is refused."""
     count = 0
-    with tenant(name):
+    with tenant(name, priority):
         try:
             while True:
                 tickets = stack.enter_context(queue.enter())
@@ -233,3 +242,112 @@ async def test_bulk_streams_of_tenants_take_turns() -> None:
     leave.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (queue.requests, queue.tokens, len(queue._outside)) == (0, 0, 0)
+
+
+def test_batches_leave_half_of_the_queue_to_others() -> None:
+    for name in ("", "alice"):
+        queue = make(max_requests=12)
+        with ExitStack() as stack:
+            assert enter_all(stack, queue, name, priority=Priority.BATCH) == 6
+            with tenant(name, Priority.BATCH), pytest.raises(QueueFull) as caught, queue.enter():
+                pass
+            assert "6 requests are waiting; the limit of a batch is 6" in str(caught.value)
+            assert enter_all(stack, queue, name) == (3 if name else 6), "as if it had nothing"
+        assert queue.requests == 0
+
+
+def test_tokens_of_batches_leave_half_too() -> None:
+    queue = make(max_requests=1000, max_tokens=120)
+    with ExitStack() as stack:
+        assert enter_all(stack, queue, "", tokens=10, priority=Priority.BATCH) == 6
+        assert enter_all(stack, queue, "", tokens=10) == 6
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._now = 1000.0
+        monkeypatch.setattr("time.perf_counter", lambda: self._now)
+        monkeypatch.setattr("time.perf_counter_ns", lambda: round(self._now * 1e9))
+
+    def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+def busy(stack: ExitStack, queue: Admission, clock: Clock) -> None:
+    """100 tokens a second for 3 s, and 200 tokens that wait."""
+    held = deque[Ticket]()
+    for _ in range(35):
+        [ticket] = stack.enter_context(queue.enter())
+        ticket.charge(10)
+        held.append(ticket)
+        if len(held) > 20:
+            clock.sleep(0.1)
+            held.popleft().release()
+    stack.enter_context(queue.enter())[0].charge(50)
+    assert queue.tokens == 250
+
+
+def ask(queue: Admission, priority: Priority, deadline: float, name: str = "") -> None:
+    call = Call("method", "id", streaming=False, tenant=name, priority=priority)
+    call.deadline_ns = time.perf_counter_ns() + round(deadline * 1e9)
+    enter_call(call)
+    try:
+        with queue.enter():
+            pass
+    finally:
+        enter_call(Call("method", "id", streaming=False))
+
+
+def test_who_would_come_too_late_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, queue = Clock(monkeypatch), make(max_requests=100, max_tokens=10_000)
+    with ExitStack() as stack:
+        busy(stack, queue, clock)  # 2.5 s of work
+        ask(queue, Priority.NORMAL, 4.0)
+        with pytest.raises(TooLate) as caught:
+            ask(queue, Priority.NORMAL, 3.0)
+        assert re.search(r"in about 2\.[45] s, and the deadline is in 3\.0 s", str(caught.value))
+        assert caught.value.retry_after_s == 1.0
+        with pytest.raises(TooLate):
+            ask(queue, Priority.BATCH, 3.0)
+        ask(queue, Priority.HIGH, 0.1)  # goes before all of it
+
+
+def test_an_own_line_is_asked_how_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another tenant's flood makes nobody late: they take turns."""
+    clock, queue = Clock(monkeypatch), make(max_requests=200, max_tokens=10_000)
+    with ExitStack() as stack:
+        with tenant("alice"):
+            busy(stack, queue, clock)
+        ask(queue, Priority.NORMAL, 0.1, "bob")
+        with tenant("bob"):
+            stack.enter_context(queue.enter())[0].charge(100)
+        ask(queue, Priority.NORMAL, 3.5, "bob")
+        with pytest.raises(TooLate, match=r"about (1\.9|2\.0) s"):  # 100 tokens, two tenants
+            ask(queue, Priority.NORMAL, 2.5, "bob")
+
+
+def test_nobody_is_refused_by_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing has come out, or after the queue was empty."""
+    clock, queue = Clock(monkeypatch), make(max_requests=100, max_tokens=10_000)
+    with ExitStack() as stack:
+        stack.enter_context(queue.enter())[0].charge(5000)
+        clock.sleep(2)
+        ask(queue, Priority.NORMAL, 0.1)
+    with ExitStack() as stack:
+        busy(stack, queue, clock)
+    with ExitStack() as stack:
+        stack.enter_context(queue.enter())[0].charge(5000)
+        ask(queue, Priority.NORMAL, 0.1)
+
+
+def test_what_is_given_up_is_not_taken_for_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, queue = Clock(monkeypatch), make(max_requests=100, max_tokens=10_000)
+    with ExitStack() as stack:
+        stack.enter_context(queue.enter())[0].charge(100)
+        for _ in range(20):
+            with queue.enter() as [ticket]:
+                ticket.charge(1000)
+                clock.sleep(0.1)
+        assert queue.pace.seconds_for(100) == 0

@@ -29,6 +29,7 @@ from headstream.server.errors import (
     SessionLimit,
     SlowConsumer,
     StreamCut,
+    TooLate,
 )
 from headstream.server.status import public_message
 
@@ -42,6 +43,7 @@ EXAMPLES: list[ServiceError] = [
     ModelLoading("loading"),
     ReplyTooLarge(2, 1),
     QueueFull("full", 1.5),
+    TooLate(3.0, 1.0, 2.0),
     SessionLimit("too many"),
     SlowConsumer(30),
     AccessRefused(scope_missing("logits", "alice")),

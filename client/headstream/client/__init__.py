@@ -36,6 +36,7 @@ from headstream.client._errors import (
 from headstream.client._generation import AsyncGeneration, Generation
 from headstream.client._interventions import Add, Intervention, Patch, Scale
 from headstream.client._logit_lens import LogitLens
+from headstream.client._priority import PriorityName
 from headstream.client._results import (
     EmbeddingChoices,
     EmbeddingDefaults,
@@ -98,6 +99,7 @@ __all__ = [
     "NotResumable",
     "Patch",
     "PermissionDenied",
+    "PriorityName",
     "ResourceExhausted",
     "RpcError",
     "Scale",

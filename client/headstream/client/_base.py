@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, overload
 
-from headstream.client import _channel, _inputs, _interventions, _requests
+from headstream.client import _channel, _inputs, _interventions, _priority, _requests
 from headstream.client._attempts import Attempts
 from headstream.v1 import logits_service_pb2 as logits_pb
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headstream.client._channel import Tls
     from headstream.client._inputs import Text
     from headstream.client._interventions import Intervention
+    from headstream.client._priority import PriorityName
     from headstream.client._requests import LogitsWanted
     from headstream.client._tensors import FloatType
 
@@ -47,8 +48,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             token: Sent as `authorization: Bearer`. Needs TLS, unless the address is this machine.
             token_in_plaintext: Send it without TLS to any address: the network itself encrypts.
             timeout: Seconds for calls with one answer; None leaves it to the server.
-            stream_timeout: Seconds for `generate`, `decode`, `score` and `embed_tokens`; None
-                leaves it to the server.
+            stream_timeout: The same for `generate`, `decode`, `score` and `embed_tokens`.
             connect_timeout: Seconds the first call waits until a healthy server is found.
 
         Raises:
@@ -108,6 +108,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         skip_special_tokens: bool = False,
         resume: int = 0,
         interventions: Sequence[Intervention] = (),
+        priority: PriorityName = "normal",
         timeout: float | None = None,
     ) -> GenerationT:
         """Continue a prompt, one step per token.
@@ -117,8 +118,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
                 `{"role": "user", "content": "Hello"}`, which the model's template turns into text.
             model: Name of the model; empty for the server's first.
             max_new_tokens: Most tokens to generate.
-            min_new_tokens: Tokens before which nothing ends it but these and `max_new_tokens`: no
-                stop token is drawn, and stop strings are text.
+            min_new_tokens: Before these no stop token is drawn, and stop strings are text.
             logits: The raw logits each token was drawn from: "none"; "top", the largest with their
                 ids; "full", all [V]; or token ids, whose logits come in that order.
             top_logits: How many with "top".
@@ -128,8 +128,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             top_k: Draw among the k likeliest; 0 for all.
             top_p: Draw among the fewest tokens that reach this probability, in (0, 1].
             min_p: Draw among tokens with this fraction of the likeliest's probability, in [0, 1).
-            typical_p: Draw among the tokens whose surprise is nearest to the entropy, until they
-                reach this probability, in (0, 1].
+            typical_p: Draw among those nearest to the entropy with this probability, in (0, 1].
             repetition_penalty: Above 1 makes tokens of the prompt and output less likely.
             presence_penalty: Subtracted from the logits of tokens generated before.
             frequency_penalty: The same, times how often.
@@ -140,24 +139,22 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             json_schema: The text is one JSON value that this schema admits.
             lark: The text is a sentence of this grammar (the Lark form that llguidance reads).
             seed: Repeats a draw; None lets the server pick one, told in `Generation.seed`.
-            n: Continuations of the prompt, which is computed once. They run side by side;
-                `Step.continuation` says whose step it is, and `continuations` of the result what
-                has become of each. The first is that of `n=1`.
+            n: Continuations of the prompt, which is computed once; the first is that of `n=1`.
+                `Step.continuation` says whose step it is, `continuations` of the result the rest.
             stop: Strings that end it; the text is cut before the first of them.
             stop_token_ids: Tokens that end it.
             ignore_eos: Go on after the model's own end of text.
-            embeddings: Layers whose vectors come with each token (0 the embedding output, i after
-                layer i, -1 after the final norm). Steps then come one step later.
+            embeddings: Layers (as of `embed`) whose vectors come with each token, a step later.
             embeddings_dtype: How they travel.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             resume: How often a stream that breaks is taken up where it was, by the same server or
                 another with an equal fingerprint: the same steps follow, to the bit. `n=1` only.
             interventions: Changes to the model, as of `trace`.
+            priority: How urgent it is, as of `embed`.
             timeout: Seconds until it must be complete; None for the client's `stream_timeout`.
 
         Returns:
-            An iterator of `Step`. Its attributes (`text`, `finish_reason`, ...) tell about the
-            whole. Errors are raised by iterating.
+            An iterator of `Step`, which raises; `text`, `finish_reason`, ... tell of the whole.
 
         Raises:
             ValueError: An argument is an unknown word or out of its type's range, more than one
@@ -198,6 +195,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             ),
             embeddings=_requests.generated_embeddings(embeddings, dtype=embeddings_dtype),
             interventions=_interventions.to_messages(interventions),
+            priority=_priority.to_message(priority),
         )
         return self._generate(Attempts(request, resume), timeout)
 
@@ -214,6 +212,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         max_tokens: int | None = ...,
         skip_special_tokens: bool = ...,
         interventions: Sequence[Intervention] = ...,
+        priority: PriorityName = ...,
         timeout: float | None = ...,
     ) -> TopDecodingT: ...
 
@@ -230,6 +229,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         max_tokens: int | None = ...,
         skip_special_tokens: bool = ...,
         interventions: Sequence[Intervention] = ...,
+        priority: PriorityName = ...,
         timeout: float | None = ...,
     ) -> DecodingT: ...
 
@@ -245,6 +245,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
         max_tokens: int | None = None,
         skip_special_tokens: bool = False,
         interventions: Sequence[Intervention] = (),
+        priority: PriorityName = "normal",
         timeout: float | None = None,
     ) -> DecodingT | TopDecodingT:
         """Open a session in which the caller chooses the tokens: see the class of the result.
@@ -263,6 +264,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             max_tokens: Most tokens of a branch, prompt included; None for the server's limit.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             interventions: Changes to the model, as of `trace`.
+            priority: How urgent it is, as of `embed`.
             timeout: Seconds until the session must be over; None for the client's `stream_timeout`.
 
         Raises:
@@ -278,6 +280,7 @@ class BaseClient(ABC, Generic[GenerationT, DecodingT, TopDecodingT]):
             max_tokens=max_tokens,
             skip_special_tokens=skip_special_tokens,
             interventions=interventions,
+            priority=priority,
         )
         if logits == "top":
             return self._decode_top(opening, timeout)

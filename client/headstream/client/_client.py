@@ -74,6 +74,7 @@ class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], De
             dtype: Of the vectors; bfloat16 arrives as float32, int8 without scales, binary packed.
             truncate: Keep the beginning of texts too long for the model instead of refusing them.
             interventions: Changes to the model, as of `trace`.
+            priority: "batch" for work in the background, "normal", or "high" where somebody waits.
 
         Returns:
             [d] for a single string, [n, d] for a list.
@@ -151,6 +152,7 @@ class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], De
             dtype: How vectors travel; bfloat16 arrives as float32.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             interventions: Changes to the model, as of `trace`.
+            priority: How urgent it is, as of `embed`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
         Returns:
@@ -216,6 +218,7 @@ class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], De
                 each so many behind the last, and score what is new. None: they are refused.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             interventions: Changes to the model, as of `trace`.
+            priority: How urgent it is, as of `embed`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
         Returns:

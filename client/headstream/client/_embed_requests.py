@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, TypedDict
 
-from headstream.client import _interventions
+from headstream.client import _interventions, _priority
 from headstream.client._inputs import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import embeddings_service_pb2 as embeddings_pb
@@ -15,6 +15,7 @@ from headstream.v1 import types_pb2 as types_pb
 if TYPE_CHECKING:
     from headstream.client._inputs import Text
     from headstream.client._interventions import Intervention
+    from headstream.client._priority import PriorityName
     from headstream.client._tensors import FloatType, VectorType
 
 PoolingName: TypeAlias = Literal["model", "mean", "last", "cls", "max"]
@@ -31,6 +32,7 @@ class VectorOptions(TypedDict, total=False):
     dimensions: int | None
     truncate: bool
     interventions: Sequence[Intervention]
+    priority: PriorityName
 
 
 class TokenOptions(TypedDict, total=False):
@@ -41,6 +43,7 @@ class TokenOptions(TypedDict, total=False):
     dtype: FloatType
     skip_special_tokens: bool
     interventions: Sequence[Intervention]
+    priority: PriorityName
 
 
 class Wanted(NamedTuple):
@@ -48,6 +51,7 @@ class Wanted(NamedTuple):
 
     options: embeddings_pb.EmbedOptions
     interventions: Sequence[types_pb.Intervention]
+    priority: types_pb.Priority.ValueType
 
 
 class EmbedOptions(VectorOptions, total=False):
@@ -83,12 +87,13 @@ def embed_options(
     truncate: bool = False,
     unit: SpanUnit = "char",
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
 ) -> Wanted:
     """How vectors are made.
 
     Raises:
-        ValueError: `pooling`, `dtype` or `unit` is an unknown word, `dimensions` is below 1, or
-            there are two prompts, or the vector of an intervention has no numbers.
+        ValueError: `pooling`, `dtype`, `unit` or `priority` is an unknown word, `dimensions` is
+            below 1, or there are two prompts, or the vector of an intervention has no numbers.
     """
     if pooling not in _POOLINGS:
         raise ValueError(f"pooling {pooling!r} is none of {', '.join(_POOLINGS)}")
@@ -111,7 +116,8 @@ def embed_options(
         options.prompt_text = prompt
     if prompt_name is not None:
         options.prompt_name = prompt_name
-    return Wanted(options, _interventions.to_messages(interventions))
+    changes = _interventions.to_messages(interventions)
+    return Wanted(options, changes, _priority.to_message(priority))
 
 
 def embed(
@@ -131,7 +137,11 @@ def embed(
         raise ValueError(f"{len(several)} texts and the spans of {len(spans)}")
     inputs = map(embed_input, several, spans or [()] * len(several))
     return embeddings_pb.EmbedRequest(
-        model=model, inputs=inputs, options=wanted.options, interventions=wanted.interventions
+        model=model,
+        inputs=inputs,
+        options=wanted.options,
+        interventions=wanted.interventions,
+        priority=wanted.priority,
     )
 
 
@@ -159,7 +169,10 @@ def stream_opening(
     if wanted.options.dtype == tensor_pb2.DATA_TYPE_INT8:
         raise ValueError("dtype int8 needs a scale beside each vector, which embed_each gives")
     return embeddings_pb.EmbedStreamRequest(
-        model=model, options=wanted.options, interventions=wanted.interventions
+        model=model,
+        options=wanted.options,
+        interventions=wanted.interventions,
+        priority=wanted.priority,
     )
 
 
@@ -188,6 +201,7 @@ def embed_tokens(
     model: str = "",
     skip_special_tokens: bool = False,
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
 ) -> embeddings_pb.EmbedTokensRequest:
     """A text whose tokens are embedded."""
     return embeddings_pb.EmbedTokensRequest(
@@ -196,6 +210,7 @@ def embed_tokens(
         layers=types_pb.LayerSelection(layers=layers),
         dtype=wire_type(dtype),
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 

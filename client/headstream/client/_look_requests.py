@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from headstream.client import _interventions, _sites
+from headstream.client import _interventions, _priority, _sites
 from headstream.client._inputs import text_input
 from headstream.client._requests import logits_options
 from headstream.client._tensors import wire_type
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from headstream.client._inputs import Text
     from headstream.client._interventions import Intervention, Positions
+    from headstream.client._priority import PriorityName
     from headstream.client._requests import LogitsWanted
     from headstream.client._sites import Site
     from headstream.client._tensors import FloatType
@@ -26,6 +27,7 @@ class LookOptions(TypedDict, total=False):
 
     model: str
     interventions: Sequence[Intervention]
+    priority: PriorityName
     skip_special_tokens: bool
 
 
@@ -69,6 +71,7 @@ def trace(
     dtype: FloatType = "float32",
     model: str = "",
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
     skip_special_tokens: bool = False,
 ) -> pb.TraceRequest:
     """A text, and the places to read meanwhile.
@@ -84,6 +87,7 @@ def trace(
         dtype=wire_type(dtype),
         max_new_tokens=max_new_tokens,
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 
@@ -99,6 +103,7 @@ def attention(
     dtype: FloatType = "float32",
     model: str = "",
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
     skip_special_tokens: bool = False,
 ) -> pb.AttentionRequest:
     """A text whose attention weights are wanted.
@@ -117,6 +122,7 @@ def attention(
         rollout=rollout,
         dtype=wire_type(dtype),
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 
@@ -131,6 +137,7 @@ def logit_lens(
     logits_dtype: FloatType = "float32",
     model: str = "",
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
     skip_special_tokens: bool = False,
 ) -> pb.LogitLensRequest:
     """A text, and what each layer would predict.
@@ -148,6 +155,7 @@ def logit_lens(
         positions=_range(positions),
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype),
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 

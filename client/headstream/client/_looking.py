@@ -48,6 +48,7 @@ class Looking:
             dtype: How values travel; bfloat16 arrives as float32.
             model: Name of the model; empty for the server's first.
             interventions: Changes to the model: `Add`, `Scale` and `Patch`, made in this order.
+            priority: How urgent it is, as of `embed`.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
@@ -92,6 +93,7 @@ class Looking:
             dtype: How weights travel; bfloat16 arrives as float32.
             model: Name of the model; empty for the server's first.
             interventions: As of `trace`.
+            priority: How urgent it is, as of `embed`.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             timeout: Seconds; None for the client's `stream_timeout`.
 
@@ -120,6 +122,7 @@ class Looking:
             logits_dtype: How they travel; bfloat16 arrives as float32.
             model: Name of the model; empty for the server's first.
             interventions: As of `trace`.
+            priority: How urgent it is, as of `embed`.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             timeout: Seconds; None for the client's `stream_timeout`.
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeGuard, cast
 
-from headstream.client import _interventions
+from headstream.client import _interventions, _priority
 from headstream.client._inputs import text_input
 from headstream.client._tensors import wire_type
 from headstream.v1 import logits_service_pb2 as logits_pb
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from headstream.client._inputs import Text
     from headstream.client._interventions import Intervention
+    from headstream.client._priority import PriorityName
     from headstream.client._tensors import FloatType
 
 LogitsWanted: TypeAlias = "Literal['none', 'top', 'full'] | Sequence[int]"
@@ -34,6 +35,7 @@ class ScoreOptions(TypedDict, total=False):
     window_stride: int | None
     skip_special_tokens: bool
     interventions: Sequence[Intervention]
+    priority: PriorityName
 
 
 def constraint(
@@ -89,6 +91,7 @@ def decode_open(
     max_tokens: int | None,
     skip_special_tokens: bool,
     interventions: Sequence[Intervention],
+    priority: PriorityName,
 ) -> logits_pb.DecodeOpen:
     """The first move of a decoding session.
 
@@ -101,6 +104,7 @@ def decode_open(
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=dtype),
         max_tokens=max_tokens,
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 
@@ -120,6 +124,7 @@ def score(
     window_stride: int | None = None,
     skip_special_tokens: bool = False,
     interventions: Sequence[Intervention] = (),
+    priority: PriorityName = "normal",
 ) -> logits_pb.ScoreRequest:
     """Texts to score; a single one is a list of one.
 
@@ -133,6 +138,7 @@ def score(
         logits=logits_options(logits, top_logits=top_logits, logprobs=logprobs, dtype=logits_dtype),
         window_stride=window_stride,
         interventions=_interventions.to_messages(interventions),
+        priority=_priority.to_message(priority),
     )
 
 

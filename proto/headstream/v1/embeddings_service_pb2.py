@@ -26,7 +26,7 @@ from headstream.v1 import tensor_pb2 as headstream_dot_v1_dot_tensor__pb2
 from headstream.v1 import types_pb2 as headstream_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headstream/v1/embeddings_service.proto\x12\rheadstream.v1\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\xc5\x02\n\x0c\x45mbedOptions\x12\'\n\x07pooling\x18\x01 \x01(\x0e\x32\x16.headstream.v1.Pooling\x12\x12\n\x05layer\x18\x02 \x01(\x11H\x01\x88\x01\x01\x12\x16\n\tnormalize\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x03\x88\x01\x01\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x10\n\x08truncate\x18\x06 \x01(\x08\x12.\n\x0boffset_unit\x18\x07 \x01(\x0e\x32\x19.headstream.v1.OffsetUnit\x12\x15\n\x0bprompt_name\x18\x08 \x01(\tH\x00\x12\x15\n\x0bprompt_text\x18\t \x01(\tH\x00\x42\x08\n\x06promptB\x08\n\x06_layerB\x0c\n\n_normalizeB\r\n\x0b_dimensions\"U\n\nEmbedInput\x12#\n\x05input\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Input\x12\"\n\x05spans\x18\x02 \x03(\x0b\x32\x13.headstream.v1.Span\"\xaa\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.headstream.v1.EmbedInput\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.headstream.v1.EmbedOptions\x12\x32\n\rinterventions\x18\x04 \x03(\x0b\x32\x1b.headstream.v1.Intervention\"j\n\tEmbedding\x12&\n\x07vectors\x18\x01 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x0e\n\x06scales\x18\x04 \x03(\x02\":\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"q\n\x0b\x45mbedResult\x12-\n\tembedding\x18\x01 \x01(\x0b\x32\x18.headstream.v1.EmbeddingH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.headstream.v1.ItemErrorH\x00\x42\x08\n\x06result\"\xc0\x01\n\rEmbedResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.headstream.v1.EmbedResult\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.headstream.v1.Timings\x12\x34\n\x0b\x66ingerprint\x18\x04 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\"\x85\x02\n\x12\x45mbedTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12-\n\x06layers\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.LayerSelection\x12&\n\x05\x64type\x18\x04 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x1c\n\x0fmax_reply_bytes\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x06 \x03(\x0b\x32\x1b.headstream.v1.InterventionB\x12\n\x10_max_reply_bytes\"\xb0\x01\n\x13\x45mbedTokensResponse\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x1f.headstream.v1.EmbedTokensStartH\x00\x12\x30\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1f.headstream.v1.EmbedTokensChunkH\x00\x12,\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.EmbedTokensEndH\x00\x42\x07\n\x05\x65vent\"\xc1\x01\n\x10\x45mbedTokensStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.headstream.v1.TokenTable\x12\x0e\n\x06layers\x18\x03 \x03(\x11\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x05 \x01(\x04\x12\x34\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\"[\n\x10\x45mbedTokensChunk\x12\x13\n\x0blayer_index\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12#\n\x04rows\x18\x03 \x01(\x0b\x32\x15.headstream.v1.Tensor\"^\n\x0e\x45mbedTokensEnd\x12#\n\x05usage\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x02 \x01(\x0b\x32\x16.headstream.v1.Timings\"F\n\x0f\x45mbedStreamItem\x12\n\n\x02id\x18\x01 \x01(\x04\x12\'\n\x04item\x18\x02 \x01(\x0b\x32\x19.headstream.v1.EmbedInput\"\xf1\x01\n\x12\x45mbedStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x07options\x18\x02 \x01(\x0b\x32\x1b.headstream.v1.EmbedOptions\x12\x0e\n\x02id\x18\x03 \x01(\x04\x42\x02\x18\x01\x12+\n\x04item\x18\x04 \x01(\x0b\x32\x19.headstream.v1.EmbedInputB\x02\x18\x01\x12-\n\x05items\x18\x05 \x03(\x0b\x32\x1e.headstream.v1.EmbedStreamItem\x12\x32\n\rinterventions\x18\x06 \x03(\x0b\x32\x1b.headstream.v1.Intervention\"K\n\x11\x45mbedStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x06result\x18\x02 \x01(\x0b\x32\x1a.headstream.v1.EmbedResult\"\xbe\x01\n\x13\x45mbedStreamResponse\x12\x0e\n\x02id\x18\x01 \x01(\x04\x42\x02\x18\x01\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1a.headstream.v1.EmbedResultB\x02\x18\x01\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x31\n\x07\x61nswers\x18\x04 \x03(\x0b\x32 .headstream.v1.EmbedStreamAnswer\"u\n\x17LookupEmbeddingsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12&\n\x05\x64type\x18\x03 \x01(\x0e\x32\x17.headstream.v1.DataType\"\x9e\x01\n\x18LookupEmbeddingsResponse\x12\'\n\x06tokens\x18\x01 \x01(\x0b\x32\x17.headstream.v1.TokenIds\x12#\n\x04rows\x18\x02 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint*h\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x10\n\x0cPOOLING_LAST\x10\x02\x12\x0f\n\x0bPOOLING_CLS\x10\x03\x12\x0f\n\x0bPOOLING_MAX\x10\x04*U\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10OFFSET_UNIT_BYTE\x10\x01\x12\x14\n\x10OFFSET_UNIT_CHAR\x10\x02\x32\xee\x02\n\x11\x45mbeddingsService\x12\x42\n\x05\x45mbed\x12\x1b.headstream.v1.EmbedRequest\x1a\x1c.headstream.v1.EmbedResponse\x12V\n\x0b\x45mbedTokens\x12!.headstream.v1.EmbedTokensRequest\x1a\".headstream.v1.EmbedTokensResponse0\x01\x12X\n\x0b\x45mbedStream\x12!.headstream.v1.EmbedStreamRequest\x1a\".headstream.v1.EmbedStreamResponse(\x01\x30\x01\x12\x63\n\x10LookupEmbeddings\x12&.headstream.v1.LookupEmbeddingsRequest\x1a\'.headstream.v1.LookupEmbeddingsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&headstream/v1/embeddings_service.proto\x12\rheadstream.v1\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\xc5\x02\n\x0c\x45mbedOptions\x12\'\n\x07pooling\x18\x01 \x01(\x0e\x32\x16.headstream.v1.Pooling\x12\x12\n\x05layer\x18\x02 \x01(\x11H\x01\x88\x01\x01\x12\x16\n\tnormalize\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x03\x88\x01\x01\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x10\n\x08truncate\x18\x06 \x01(\x08\x12.\n\x0boffset_unit\x18\x07 \x01(\x0e\x32\x19.headstream.v1.OffsetUnit\x12\x15\n\x0bprompt_name\x18\x08 \x01(\tH\x00\x12\x15\n\x0bprompt_text\x18\t \x01(\tH\x00\x42\x08\n\x06promptB\x08\n\x06_layerB\x0c\n\n_normalizeB\r\n\x0b_dimensions\"U\n\nEmbedInput\x12#\n\x05input\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Input\x12\"\n\x05spans\x18\x02 \x03(\x0b\x32\x13.headstream.v1.Span\"\xd5\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06inputs\x18\x02 \x03(\x0b\x32\x19.headstream.v1.EmbedInput\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.headstream.v1.EmbedOptions\x12\x32\n\rinterventions\x18\x04 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x05 \x01(\x0e\x32\x17.headstream.v1.Priority\"j\n\tEmbedding\x12&\n\x07vectors\x18\x01 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x0e\n\x06scales\x18\x04 \x03(\x02\":\n\tItemError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"q\n\x0b\x45mbedResult\x12-\n\tembedding\x18\x01 \x01(\x0b\x32\x18.headstream.v1.EmbeddingH\x00\x12)\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.headstream.v1.ItemErrorH\x00\x42\x08\n\x06result\"\xc0\x01\n\rEmbedResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.headstream.v1.EmbedResult\x12#\n\x05usage\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x03 \x01(\x0b\x32\x16.headstream.v1.Timings\x12\x34\n\x0b\x66ingerprint\x18\x04 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\"\xb0\x02\n\x12\x45mbedTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12-\n\x06layers\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.LayerSelection\x12&\n\x05\x64type\x18\x04 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x1c\n\x0fmax_reply_bytes\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x06 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x07 \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\xb0\x01\n\x13\x45mbedTokensResponse\x12\x30\n\x05start\x18\x01 \x01(\x0b\x32\x1f.headstream.v1.EmbedTokensStartH\x00\x12\x30\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1f.headstream.v1.EmbedTokensChunkH\x00\x12,\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.EmbedTokensEndH\x00\x42\x07\n\x05\x65vent\"\xc1\x01\n\x10\x45mbedTokensStart\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.headstream.v1.TokenTable\x12\x0e\n\x06layers\x18\x03 \x03(\x11\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x05 \x01(\x04\x12\x34\n\x0b\x66ingerprint\x18\x06 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\"[\n\x10\x45mbedTokensChunk\x12\x13\n\x0blayer_index\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\r\x12#\n\x04rows\x18\x03 \x01(\x0b\x32\x15.headstream.v1.Tensor\"^\n\x0e\x45mbedTokensEnd\x12#\n\x05usage\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x02 \x01(\x0b\x32\x16.headstream.v1.Timings\"F\n\x0f\x45mbedStreamItem\x12\n\n\x02id\x18\x01 \x01(\x04\x12\'\n\x04item\x18\x02 \x01(\x0b\x32\x19.headstream.v1.EmbedInput\"\x9c\x02\n\x12\x45mbedStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x07options\x18\x02 \x01(\x0b\x32\x1b.headstream.v1.EmbedOptions\x12\x0e\n\x02id\x18\x03 \x01(\x04\x42\x02\x18\x01\x12+\n\x04item\x18\x04 \x01(\x0b\x32\x19.headstream.v1.EmbedInputB\x02\x18\x01\x12-\n\x05items\x18\x05 \x03(\x0b\x32\x1e.headstream.v1.EmbedStreamItem\x12\x32\n\rinterventions\x18\x06 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x07 \x01(\x0e\x32\x17.headstream.v1.Priority\"K\n\x11\x45mbedStreamAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12*\n\x06result\x18\x02 \x01(\x0b\x32\x1a.headstream.v1.EmbedResult\"\xbe\x01\n\x13\x45mbedStreamResponse\x12\x0e\n\x02id\x18\x01 \x01(\x04\x42\x02\x18\x01\x12.\n\x06result\x18\x02 \x01(\x0b\x32\x1a.headstream.v1.EmbedResultB\x02\x18\x01\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x31\n\x07\x61nswers\x18\x04 \x03(\x0b\x32 .headstream.v1.EmbedStreamAnswer\"u\n\x17LookupEmbeddingsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12&\n\x05\x64type\x18\x03 \x01(\x0e\x32\x17.headstream.v1.DataType\"\x9e\x01\n\x18LookupEmbeddingsResponse\x12\'\n\x06tokens\x18\x01 \x01(\x0b\x32\x17.headstream.v1.TokenIds\x12#\n\x04rows\x18\x02 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint*h\n\x07Pooling\x12\x17\n\x13POOLING_UNSPECIFIED\x10\x00\x12\x10\n\x0cPOOLING_MEAN\x10\x01\x12\x10\n\x0cPOOLING_LAST\x10\x02\x12\x0f\n\x0bPOOLING_CLS\x10\x03\x12\x0f\n\x0bPOOLING_MAX\x10\x04*U\n\nOffsetUnit\x12\x1b\n\x17OFFSET_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10OFFSET_UNIT_BYTE\x10\x01\x12\x14\n\x10OFFSET_UNIT_CHAR\x10\x02\x32\xee\x02\n\x11\x45mbeddingsService\x12\x42\n\x05\x45mbed\x12\x1b.headstream.v1.EmbedRequest\x1a\x1c.headstream.v1.EmbedResponse\x12V\n\x0b\x45mbedTokens\x12!.headstream.v1.EmbedTokensRequest\x1a\".headstream.v1.EmbedTokensResponse0\x01\x12X\n\x0b\x45mbedStream\x12!.headstream.v1.EmbedStreamRequest\x1a\".headstream.v1.EmbedStreamResponse(\x01\x30\x01\x12\x63\n\x10LookupEmbeddings\x12&.headstream.v1.LookupEmbeddingsRequest\x1a\'.headstream.v1.LookupEmbeddingsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDSTREAMRESPONSE'].fields_by_name['id']._serialized_options = b'\030\001'
   _globals['_EMBEDSTREAMRESPONSE'].fields_by_name['result']._loaded_options = None
   _globals['_EMBEDSTREAMRESPONSE'].fields_by_name['result']._serialized_options = b'\030\001'
-  _globals['_POOLING']._serialized_start=2908
-  _globals['_POOLING']._serialized_end=3012
-  _globals['_OFFSETUNIT']._serialized_start=3014
-  _globals['_OFFSETUNIT']._serialized_end=3099
+  _globals['_POOLING']._serialized_start=3037
+  _globals['_POOLING']._serialized_end=3141
+  _globals['_OFFSETUNIT']._serialized_start=3143
+  _globals['_OFFSETUNIT']._serialized_end=3228
   _globals['_SPAN']._serialized_start=112
   _globals['_SPAN']._serialized_end=146
   _globals['_EMBEDOPTIONS']._serialized_start=149
@@ -52,37 +52,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDINPUT']._serialized_start=476
   _globals['_EMBEDINPUT']._serialized_end=561
   _globals['_EMBEDREQUEST']._serialized_start=564
-  _globals['_EMBEDREQUEST']._serialized_end=734
-  _globals['_EMBEDDING']._serialized_start=736
-  _globals['_EMBEDDING']._serialized_end=842
-  _globals['_ITEMERROR']._serialized_start=844
-  _globals['_ITEMERROR']._serialized_end=902
-  _globals['_EMBEDRESULT']._serialized_start=904
-  _globals['_EMBEDRESULT']._serialized_end=1017
-  _globals['_EMBEDRESPONSE']._serialized_start=1020
-  _globals['_EMBEDRESPONSE']._serialized_end=1212
-  _globals['_EMBEDTOKENSREQUEST']._serialized_start=1215
-  _globals['_EMBEDTOKENSREQUEST']._serialized_end=1476
-  _globals['_EMBEDTOKENSRESPONSE']._serialized_start=1479
-  _globals['_EMBEDTOKENSRESPONSE']._serialized_end=1655
-  _globals['_EMBEDTOKENSSTART']._serialized_start=1658
-  _globals['_EMBEDTOKENSSTART']._serialized_end=1851
-  _globals['_EMBEDTOKENSCHUNK']._serialized_start=1853
-  _globals['_EMBEDTOKENSCHUNK']._serialized_end=1944
-  _globals['_EMBEDTOKENSEND']._serialized_start=1946
-  _globals['_EMBEDTOKENSEND']._serialized_end=2040
-  _globals['_EMBEDSTREAMITEM']._serialized_start=2042
-  _globals['_EMBEDSTREAMITEM']._serialized_end=2112
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=2115
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=2356
-  _globals['_EMBEDSTREAMANSWER']._serialized_start=2358
-  _globals['_EMBEDSTREAMANSWER']._serialized_end=2433
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=2436
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=2626
-  _globals['_LOOKUPEMBEDDINGSREQUEST']._serialized_start=2628
-  _globals['_LOOKUPEMBEDDINGSREQUEST']._serialized_end=2745
-  _globals['_LOOKUPEMBEDDINGSRESPONSE']._serialized_start=2748
-  _globals['_LOOKUPEMBEDDINGSRESPONSE']._serialized_end=2906
-  _globals['_EMBEDDINGSSERVICE']._serialized_start=3102
-  _globals['_EMBEDDINGSSERVICE']._serialized_end=3468
+  _globals['_EMBEDREQUEST']._serialized_end=777
+  _globals['_EMBEDDING']._serialized_start=779
+  _globals['_EMBEDDING']._serialized_end=885
+  _globals['_ITEMERROR']._serialized_start=887
+  _globals['_ITEMERROR']._serialized_end=945
+  _globals['_EMBEDRESULT']._serialized_start=947
+  _globals['_EMBEDRESULT']._serialized_end=1060
+  _globals['_EMBEDRESPONSE']._serialized_start=1063
+  _globals['_EMBEDRESPONSE']._serialized_end=1255
+  _globals['_EMBEDTOKENSREQUEST']._serialized_start=1258
+  _globals['_EMBEDTOKENSREQUEST']._serialized_end=1562
+  _globals['_EMBEDTOKENSRESPONSE']._serialized_start=1565
+  _globals['_EMBEDTOKENSRESPONSE']._serialized_end=1741
+  _globals['_EMBEDTOKENSSTART']._serialized_start=1744
+  _globals['_EMBEDTOKENSSTART']._serialized_end=1937
+  _globals['_EMBEDTOKENSCHUNK']._serialized_start=1939
+  _globals['_EMBEDTOKENSCHUNK']._serialized_end=2030
+  _globals['_EMBEDTOKENSEND']._serialized_start=2032
+  _globals['_EMBEDTOKENSEND']._serialized_end=2126
+  _globals['_EMBEDSTREAMITEM']._serialized_start=2128
+  _globals['_EMBEDSTREAMITEM']._serialized_end=2198
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=2201
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=2485
+  _globals['_EMBEDSTREAMANSWER']._serialized_start=2487
+  _globals['_EMBEDSTREAMANSWER']._serialized_end=2562
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=2565
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=2755
+  _globals['_LOOKUPEMBEDDINGSREQUEST']._serialized_start=2757
+  _globals['_LOOKUPEMBEDDINGSREQUEST']._serialized_end=2874
+  _globals['_LOOKUPEMBEDDINGSRESPONSE']._serialized_start=2877
+  _globals['_LOOKUPEMBEDDINGSRESPONSE']._serialized_end=3035
+  _globals['_EMBEDDINGSSERVICE']._serialized_start=3231
+  _globals['_EMBEDDINGSSERVICE']._serialized_end=3597
 # @@protoc_insertion_point(module_scope)

@@ -202,8 +202,11 @@ class EmbedRequest(google.protobuf.message.Message):
     INPUTS_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EmbedInput]:
         """At most the server's `max_inputs`."""
@@ -223,9 +226,10 @@ class EmbedRequest(google.protobuf.message.Message):
         inputs: collections.abc.Iterable[Global___EmbedInput] | None = ...,
         options: Global___EmbedOptions | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "interventions", b"interventions", "model", b"model", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inputs", b"inputs", "interventions", b"interventions", "model", b"model", "options", b"options", "priority", b"priority"]) -> None: ...
 
 Global___EmbedRequest: typing_extensions.TypeAlias = EmbedRequest
 
@@ -369,12 +373,15 @@ class EmbedTokensRequest(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
     """FLOAT32 (default), BFLOAT16 or FLOAT16."""
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def input(self) -> headstream.v1.types_pb2.Input:
         """The text."""
@@ -396,9 +403,10 @@ class EmbedTokensRequest(google.protobuf.message.Message):
         dtype: headstream.v1.tensor_pb2.DataType.ValueType = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "layers", b"layers", "max_reply_bytes", b"max_reply_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "layers", b"layers", "max_reply_bytes", b"max_reply_bytes", "model", b"model"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "layers", b"layers", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "priority", b"priority"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
 
 Global___EmbedTokensRequest: typing_extensions.TypeAlias = EmbedTokensRequest
@@ -575,10 +583,13 @@ class EmbedStreamRequest(google.protobuf.message.Message):
     ITEM_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model, in the first message. Empty: the server's first."""
     id: builtins.int
     """Never taken by a server: see `items`."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent its items are, in the first message. Default: normal."""
     @property
     def options(self) -> Global___EmbedOptions:
         """How vectors are made, in the first message."""
@@ -606,9 +617,10 @@ class EmbedStreamRequest(google.protobuf.message.Message):
         item: Global___EmbedInput | None = ...,
         items: collections.abc.Iterable[Global___EmbedStreamItem] | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["item", b"item", "options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id", "interventions", b"interventions", "item", b"item", "items", b"items", "model", b"model", "options", b"options"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "interventions", b"interventions", "item", b"item", "items", b"items", "model", b"model", "options", b"options", "priority", b"priority"]) -> None: ...
 
 Global___EmbedStreamRequest: typing_extensions.TypeAlias = EmbedStreamRequest
 

@@ -92,6 +92,7 @@ class TraceRequest(google.protobuf.message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
@@ -102,6 +103,8 @@ class TraceRequest(google.protobuf.message.Message):
     """
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def input(self) -> headstream.v1.types_pb2.Input:
         """The input."""
@@ -129,9 +132,10 @@ class TraceRequest(google.protobuf.message.Message):
         max_new_tokens: builtins.int = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "max_reply_bytes", b"max_reply_bytes", "positions", b"positions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "max_new_tokens", b"max_new_tokens", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions", "sites", b"sites"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "max_new_tokens", b"max_new_tokens", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions", "priority", b"priority", "sites", b"sites"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
 
 Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
@@ -316,6 +320,7 @@ class AttentionRequest(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     top_k: builtins.int
@@ -328,6 +333,8 @@ class AttentionRequest(google.protobuf.message.Message):
     """FLOAT32 (default), BFLOAT16 or FLOAT16."""
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def input(self) -> headstream.v1.types_pb2.Input:
         """The input."""
@@ -362,9 +369,10 @@ class AttentionRequest(google.protobuf.message.Message):
         dtype: headstream.v1.tensor_pb2.DataType.ValueType = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "max_reply_bytes", b"max_reply_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "average_heads", b"average_heads", "dtype", b"dtype", "heads", b"heads", "input", b"input", "interventions", b"interventions", "layers", b"layers", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "queries", b"queries", "rollout", b"rollout", "top_k", b"top_k"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "average_heads", b"average_heads", "dtype", b"dtype", "heads", b"heads", "input", b"input", "interventions", b"interventions", "layers", b"layers", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "priority", b"priority", "queries", b"queries", "rollout", b"rollout", "top_k", b"top_k"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
 
 Global___AttentionRequest: typing_extensions.TypeAlias = AttentionRequest
@@ -461,10 +469,13 @@ class LogitLensRequest(google.protobuf.message.Message):
     LOGITS_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def input(self) -> headstream.v1.types_pb2.Input:
         """The input."""
@@ -495,9 +506,10 @@ class LogitLensRequest(google.protobuf.message.Message):
         logits: headstream.v1.logits_service_pb2.LogitsOptions | None = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "layers", b"layers", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "positions", b"positions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "interventions", b"interventions", "layers", b"layers", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "interventions", b"interventions", "layers", b"layers", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions", "priority", b"priority"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
 
 Global___LogitLensRequest: typing_extensions.TypeAlias = LogitLensRequest

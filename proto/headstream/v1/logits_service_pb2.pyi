@@ -404,12 +404,15 @@ class GenerateRequest(google.protobuf.message.Message):
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
     GENERATED_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     logprob: builtins.bool
     """Send the log-probability of each generated token. Default true."""
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply could exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def prompt(self) -> headstream.v1.types_pb2.Input:
         """The prompt, at least one token."""
@@ -457,9 +460,10 @@ class GenerateRequest(google.protobuf.message.Message):
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
         generated_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "generated_token_ids", b"generated_token_ids", "interventions", b"interventions", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_logprob", b"_logprob", "_max_reply_bytes", b"_max_reply_bytes", "embeddings", b"embeddings", "generated_token_ids", b"generated_token_ids", "interventions", b"interventions", "logits", b"logits", "logprob", b"logprob", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "stop", b"stop"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_logprob", b"_logprob"]) -> typing.Literal["logprob"] | None: ...
     @typing.overload
@@ -711,6 +715,7 @@ class ScoreRequest(google.protobuf.message.Message):
     WINDOW_STRIDE_FIELD_NUMBER: builtins.int
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     window_stride: builtins.int
@@ -723,6 +728,8 @@ class ScoreRequest(google.protobuf.message.Message):
     """
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply could exceed this. Default: the server's limit."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[headstream.v1.types_pb2.Input]:
         """The texts, 1 to the server's limit (GetModel: `max_inputs`), each of at least two tokens. They
@@ -746,9 +753,10 @@ class ScoreRequest(google.protobuf.message.Message):
         window_stride: builtins.int | None = ...,
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "_window_stride", b"_window_stride", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "window_stride", b"window_stride"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "_window_stride", b"_window_stride", "inputs", b"inputs", "interventions", b"interventions", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "window_stride", b"window_stride"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "_window_stride", b"_window_stride", "inputs", b"inputs", "interventions", b"interventions", "logits", b"logits", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "priority", b"priority", "window_stride", b"window_stride"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
     @typing.overload
@@ -1076,10 +1084,13 @@ class DecodeOpen(google.protobuf.message.Message):
     LOGITS_FIELD_NUMBER: builtins.int
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     max_tokens: builtins.int
     """Most tokens a branch will hold, prompt included. Default: the most that the server allows."""
+    priority: headstream.v1.types_pb2.Priority.ValueType
+    """How urgent it is. Default: normal."""
     @property
     def prompt(self) -> headstream.v1.types_pb2.Input:
         """The prompt, at least one token."""
@@ -1100,9 +1111,10 @@ class DecodeOpen(google.protobuf.message.Message):
         logits: Global___LogitsOptions | None = ...,
         max_tokens: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
+        priority: headstream.v1.types_pb2.Priority.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "logits", b"logits", "max_tokens", b"max_tokens", "prompt", b"prompt"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "interventions", b"interventions", "logits", b"logits", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "interventions", b"interventions", "logits", b"logits", "max_tokens", b"max_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
 
 Global___DecodeOpen: typing_extensions.TypeAlias = DecodeOpen

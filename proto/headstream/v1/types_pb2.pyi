@@ -7,6 +7,7 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import sys
 import typing
@@ -17,6 +18,38 @@ else:
     import typing_extensions
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _Priority:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _PriorityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The same as normal."""
+    PRIORITY_BATCH: _Priority.ValueType  # 1
+    """Work in the background, such as the embedding of a corpus. It may fill half of the queue only."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """Anything else."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Somebody waits for the next token."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How urgent a request is. Of what waits the more urgent starts first and is read first, and it takes
+    slots and memory from the less urgent, which is computed again later. Nobody starves: see the
+    documentation of the server. The numbers of a reply do not depend on it. A token may be bound to a
+    priority (`max_priority`); what asks for more is served as that.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The same as normal."""
+PRIORITY_BATCH: Priority.ValueType  # 1
+"""Work in the background, such as the embedding of a corpus. It may fill half of the queue only."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""Anything else."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""Somebody waits for the next token."""
+Global___Priority: typing_extensions.TypeAlias = Priority
 
 @typing.final
 class Input(google.protobuf.message.Message):

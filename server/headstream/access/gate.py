@@ -27,9 +27,12 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class Grant:
     """A call that was let in."""
 
-    def __init__(self, tenant: str = "", meter: Meter | None = None) -> None:
+    def __init__(
+        self, tenant: str = "", meter: Meter | None = None, max_priority: str | None = None
+    ) -> None:
         """``meter``: of its tenant; None where nobody is asked for a token."""
         self.tenant = tenant
+        self.max_priority = max_priority
         self._meter = meter
 
     def close(self, num_tokens: int = 0) -> None:
@@ -68,7 +71,7 @@ class Gate:
         if scope is not None and scope not in token.scopes:
             raise scope_missing(scope, token.name)
         meters[token].enter()
-        return Grant(token.name, meters[token])
+        return Grant(token.name, meters[token], token.max_priority)
 
     def _read(self) -> None:
         assert self._path is not None

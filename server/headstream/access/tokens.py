@@ -6,6 +6,7 @@
     requests_per_second = 20    # these three may be left out
     requests_at_once = 8
     tokens_per_second = 50000
+    max_priority = "batch"      # what asks for more is served as this; left out: anything
 
 The file holds no token, only digests. A single SHA-256 is enough: a token is 256 random bits, so
 there is nothing to guess that a slow hash would protect; and it is computed for every call.
@@ -29,10 +30,13 @@ from headstream.access.files import FileError
 SCOPES = ("logits", "embeddings", "internals", "tokenizer", "model", "lookup")
 """One for each service of the contract."""
 
+PRIORITIES = ("batch", "normal", "high")
+"""Those of the contract, the more urgent the later."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PREFIX = "hs_"  # for those who search files and logs for secrets
-_KEYS = {"sha256", "scopes"}
+_KEYS = {"sha256", "scopes", "max_priority"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Token:
     digests: tuple[bytes, ...]  # SHA-256 of each token that it may show
     scopes: frozenset[str]
     quota: Quota
+    max_priority: str | None = None  # one of PRIORITIES; None: any
 
 
 def new_token() -> str:
@@ -86,6 +91,8 @@ def to_entry(token: Token) -> str:
         value = getattr(token.quota, field.name)
         if value is not None:
             lines.append(f"{field.name} = {value}")
+    if token.max_priority is not None:
+        lines.append(f"max_priority = {_toml(token.max_priority)}")
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +149,16 @@ def parse_token(name: str, entry: object) -> Token:
     if strange := set(scopes) - set(SCOPES):
         known = ", ".join(SCOPES)
         raise ValueError(f"{name}.scopes: {', '.join(sorted(strange))}: not among {known}")
-    return Token(name, tuple(map(bytes.fromhex, digests)), frozenset(scopes), _quota(name, values))
+    most: str | None = values.get("max_priority")
+    if most is not None and most not in PRIORITIES:
+        raise ValueError(f"{name}.max_priority: must be one of {', '.join(PRIORITIES)}")
+    return Token(
+        name,
+        tuple(map(bytes.fromhex, digests)),
+        frozenset(scopes),
+        _quota(name, values),
+        most,
+    )
 
 
 def _strings(name: str, values: Mapping[str, Any], key: str) -> list[str]:

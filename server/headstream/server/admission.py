@@ -2,96 +2,67 @@
 
 Under overload a bounded queue serves at full capacity, while an unbounded one works only for
 callers whose deadlines have passed. The rest is refused at once. A request that finds nobody
-waiting is always let in, however large.
+waiting is always let in, however large. And whose deadline would pass before its turn came, as far
+as the pace of the queue tells, is refused too, and not when it has passed.
 
 Tenants share the queue: one with something in it gets no more of it than is left free, so that
 there is room for others whenever they come. Alone it gets half; of two that flood, each a third.
+What a tenant asks for with one priority does not count where it asks with another.
 
-Bulk streams wait for their turn instead, and take half of the queue at most: the other half stays
-for those who would be refused.
+Batches and bulk streams take half of the queue at most: the other half stays for those who wait for
+an answer. A bulk stream is not refused but waits for its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from headstream.server.call import current_tenant
-from headstream.server.errors import InvalidRequest, QueueFull
+from headstream.server.call import Party, current_party, seconds_left
+from headstream.server.errors import InvalidRequest, QueueFull, TooLate
+from headstream.server.pace import Pace
+from headstream.server.room import Room
+
+_USABLE = 2 / 3  # of the time to a deadline may pass in the queue: the rest is for the answer
 
 
 class Ticket:
     """One sequence's place in the queue, until its first result."""
 
-    def __init__(self, queue: Admission, tenant: str) -> None:
-        self.tenant = tenant
+    def __init__(self, queue: Admission, party: Party) -> None:
+        self.party = party
         self._queue = queue
         self._waiting = True
         self.tokens = 0
-        queue.request_room.add(tenant, 1)
+        queue.add(party, 1, 0)
 
     def charge(self, num_tokens: int) -> None:
         """Count the tokens it brings."""
         self.tokens += num_tokens
-        self._queue.token_room.add(self.tenant, num_tokens)
+        self._queue.add(self.party, 0, num_tokens)
 
     def release(self) -> None:
-        """It waits no more; a second call does nothing."""
+        """Its first result is there: it waits no more; a second call does nothing."""
+        if self._waiting:
+            self._queue.pace.note(self.tokens)
+        self.give_up()
+
+    def give_up(self) -> None:
+        """It waits no more, whatever has become of it; a second call does nothing."""
         if self._waiting:
             self._waiting = False
-            self._queue.request_room.add(self.tenant, -1)
-            self._queue.token_room.add(self.tenant, -self.tokens)
+            self._queue.add(self.party, -1, -self.tokens)
             self._queue.let_in()
-
-
-class Room:
-    """A bounded number of something, and who holds how many."""
-
-    def __init__(self, unit: str, limit: int) -> None:
-        self.unit = unit
-        self.limit = limit
-        self.held = 0
-        self._by_tenant: Counter[str] = Counter()
-
-    def add(self, tenant: str, count: int) -> None:
-        """Hold so many more; negative: fewer."""
-        self.held += count
-        self._by_tenant[tenant] += count
-        if not self._by_tenant[tenant]:
-            del self._by_tenant[tenant]
-
-    def of(self, tenant: str) -> int:
-        """How many it holds."""
-        return self._by_tenant[tenant]
-
-    def problem(self, tenant: str, count: int) -> str:
-        """Why a tenant cannot hold so many more; empty: it can."""
-        if self.held and self.held + count > self.limit:
-            return f"{self.held} {self.unit} are waiting; the limit is {self.limit}"
-        mine, free = self.of(tenant), self.limit - self.held
-        if tenant and mine and mine + count > free:
-            return f"{mine} {self.unit} of this token are waiting, and room for {free} is left"
-        return ""
-
-    def lasting_problem(self, tenant: str, mine: int, count: int) -> str:
-        """Why it could not hold so many more even if nobody else held any; empty: it could."""
-        most = max(0, self.limit - mine * (2 if tenant else 1))
-        if not mine or count <= most:
-            return ""
-        return (
-            f"bring {count} {self.unit}; beside the {mine} of the request itself, {most} fit into "
-            f"max_queued_{self.unit}, which is {self.limit}"
-        )
 
 
 @dataclass(slots=True)
 class _Outside:
     """A sequence of a bulk stream that waits for a place."""
 
-    tenant: str
+    party: Party
     num_tokens: int
     place: asyncio.Future[Ticket] = field(default_factory=asyncio.Future[Ticket])
 
@@ -103,7 +74,8 @@ class Admission:
         self.request_room = Room("requests", max_requests)
         self.token_room = Room("tokens", max_tokens)
         self._retry_after_s = retry_after_s
-        self._outside: dict[str, deque[_Outside]] = {}  # by tenant
+        self.pace = Pace()
+        self._outside: dict[Party, deque[_Outside]] = {}
 
     @property
     def requests(self) -> int:
@@ -115,21 +87,30 @@ class Admission:
         """Their tokens."""
         return self.token_room.held
 
+    def add(self, party: Party, requests: int, tokens: int) -> None:
+        """So many more of a party wait; negative: fewer."""
+        if not self.requests:
+            self.pace.begin()
+        self.request_room.add(party, requests)
+        self.token_room.add(party, tokens)
+
     @contextmanager
     def enter(self, num_sequences: int = 1) -> Generator[list[Ticket]]:
         """Places for the sequences of one request, before anything is tokenized.
 
         Raises:
-            QueueFull: There are not so many left, for its tenant.
+            QueueFull: There are not so many left, for its tenant and priority.
+            TooLate: Its turn would come too late.
         """
-        tenant = current_tenant()
-        self._check(self.request_room, tenant, num_sequences)
-        tickets = [Ticket(self, tenant) for _ in range(num_sequences)]
+        party = current_party()
+        self._check(self.request_room, party, num_sequences)
+        self._check_deadline(party)
+        tickets = [Ticket(self, party) for _ in range(num_sequences)]
         try:
             yield tickets
         finally:
             for ticket in tickets:
-                ticket.release()
+                ticket.give_up()
 
     def charge(self, tickets: Sequence[Ticket], num_tokens: Sequence[int]) -> None:
         """Count the tokens of one request, once they are known.
@@ -138,7 +119,7 @@ class Admission:
             QueueFull: Too many tokens wait already.
         """
         if tickets:
-            self._check(self.token_room, tickets[0].tenant, sum(num_tokens))
+            self._check(self.token_room, tickets[0].party, sum(num_tokens))
         for ticket, count in zip(tickets, num_tokens, strict=True):
             ticket.charge(count)
 
@@ -152,9 +133,9 @@ class Admission:
         """
         if not own:
             return
-        tenant, tokens = own[0].tenant, sum(ticket.tokens for ticket in own)
-        problem = self.request_room.lasting_problem(tenant, len(own), num_sequences)
-        problem = problem or self.token_room.lasting_problem(tenant, tokens, num_tokens)
+        party, tokens = own[0].party, sum(ticket.tokens for ticket in own)
+        problem = self.request_room.lasting_problem(party, len(own), num_sequences)
+        problem = problem or self.token_room.lasting_problem(party, tokens, num_tokens)
         if problem:
             raise InvalidRequest(field, problem)
 
@@ -162,11 +143,11 @@ class Admission:
     async def wait(self, num_tokens: int) -> AsyncGenerator[Ticket]:
         """A place for one sequence of a bulk stream, as soon as there is one.
 
-        In order of arrival; among tenants, it is the turn of who has fewest places. The sequence
-        brings so many tokens, which count from then on.
+        In order of arrival; among tenants and priorities, it is the turn of who has fewest places.
+        The sequence brings so many tokens, which count from then on.
         """
-        outside = _Outside(current_tenant(), num_tokens)
-        self._outside.setdefault(outside.tenant, deque()).append(outside)
+        outside = _Outside(current_party(), num_tokens)
+        self._outside.setdefault(outside.party, deque()).append(outside)
         self.let_in()
         try:
             yield await outside.place
@@ -174,24 +155,24 @@ class Admission:
             if outside.place.cancelled():
                 self.let_in()  # those behind it
             else:
-                outside.place.result().release()
+                outside.place.result().give_up()
 
     def let_in(self) -> None:
         """Give places to those who wait for them, while there are some."""
         while self._outside:
             # Of those who have as few, the first of them who came to an empty line.
-            tenant = min(self._outside, key=self.request_room.of)
-            line = self._outside[tenant]
+            party = min(self._outside, key=self.request_room.of)
+            line = self._outside[party]
             first = line[0]
             if not first.place.done():  # otherwise nobody waits for it any more
                 if not self._has_room(first.num_tokens):
                     return
-                ticket = Ticket(self, tenant)
+                ticket = Ticket(self, party)
                 ticket.charge(first.num_tokens)
                 first.place.set_result(ticket)
             line.popleft()
             if not line:
-                del self._outside[tenant]
+                del self._outside[party]
 
     def _has_room(self, num_tokens: int) -> bool:
         """Whether a sequence of a bulk stream may enter."""
@@ -200,6 +181,14 @@ class Admission:
             and self.tokens + num_tokens <= self.token_room.limit // 2
         )
 
-    def _check(self, room: Room, tenant: str, count: int) -> None:
-        if problem := room.problem(tenant, count):
+    def _check_deadline(self, party: Party) -> None:
+        left = seconds_left()
+        wait = self.pace.seconds_for(self.token_room.ahead_of(party))
+        if wait > left * _USABLE:
+            # By then the queue will be short enough for as long a deadline.
+            pause = max(self._retry_after_s, wait - left * _USABLE)
+            raise TooLate(wait, left, pause)
+
+    def _check(self, room: Room, party: Party, count: int) -> None:
+        if problem := room.problem(party, count):
             raise QueueFull(f"{problem}; try again later", self._retry_after_s)

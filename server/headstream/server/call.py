@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from headstream.server.engine.priority import Priority
 from headstream.v1 import types_pb2
 
 if TYPE_CHECKING:
     from headstream.server.call_trace import CallTrace
+
+
+class Party(NamedTuple):
+    """Who waits: calls of one token that are as urgent as each other."""
+
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
 
 
 @dataclass(slots=True)
@@ -21,7 +30,10 @@ class Call:
     request_id: str
     streaming: bool
     started_ns: int = field(default_factory=time.perf_counter_ns)
+    deadline_ns: int | None = None  # the caller's, or the server's
     tenant: str = ""  # name of its token
+    max_priority: Priority = Priority.HIGH  # of its token
+    priority: Priority = Priority.NORMAL
     model: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -33,6 +45,16 @@ class Call:
     unfinished_sequences: int = 0  # left before the engine was done with them
     started_output: bool = False
     trace: CallTrace | None = None  # where spans are sent
+
+    def ask_priority(self, priority: Priority) -> None:
+        """Be as urgent as the caller says, or as its token allows."""
+        self.priority = min(priority, self.max_priority)
+
+    def seconds_left(self) -> float:
+        """Until its deadline; infinite where it has none."""
+        if self.deadline_ns is None:
+            return math.inf
+        return (self.deadline_ns - time.perf_counter_ns()) / 1e9
 
     def elapsed_ns(self) -> int:
         """Since the call arrived."""
@@ -74,10 +96,16 @@ def current_call() -> Call:
     return _CURRENT.get()
 
 
-def current_tenant() -> str:
-    """The name of its token; empty where none was asked for."""
+def current_party() -> Party:
+    """Whose call it is, and how urgent."""
     call = _CURRENT.get(None)
-    return "" if call is None else call.tenant
+    return Party() if call is None else Party(call.priority, call.tenant)
+
+
+def seconds_left() -> float:
+    """Until its deadline."""
+    call = _CURRENT.get(None)
+    return math.inf if call is None else call.seconds_left()
 
 
 def enter_call(call: Call) -> None:

@@ -102,6 +102,7 @@ class DecodeSession:
             outputs=Outputs(logits=opened.logits),
             edits=self._edits,
             tenant=self._call.tenant,
+            priority=self._call.priority,
         )
         self._hold(branch, engine)
         move = pb.DecodeRequest(id=opened.move_id, open=pb.DecodeOpen())

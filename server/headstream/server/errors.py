@@ -10,6 +10,7 @@
     ├── ModelLoading        FAILED_PRECONDITION  MODEL_LOADING
     ├── ReplyTooLarge       RESOURCE_EXHAUSTED   REPLY_TOO_LARGE
     ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
+    ├── TooLate             RESOURCE_EXHAUSTED   DEADLINE_TOO_SHORT  says when to try again
     ├── SessionLimit        RESOURCE_EXHAUSTED   SESSION_LIMIT       names the limit
     ├── SlowConsumer        RESOURCE_EXHAUSTED   SLOW_CONSUMER
     ├── AccessRefused       PERMISSION_DENIED    SCOPE_MISSING       and others: access/refusal.py
@@ -120,6 +121,20 @@ class QueueFull(ServiceError):
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TooLate(ServiceError):
+    """By what waits and how fast it goes, the deadline would pass before its turn came."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    reason = "DEADLINE_TOO_SHORT"
+
+    def __init__(self, wait_s: float, left_s: float, retry_after_s: float) -> None:
+        super().__init__(
+            f"its turn would come in about {wait_s:.1f} s, and the deadline is in {left_s:.1f} s;"
+            " try again later"
+        )
         self.retry_after_s = retry_after_s
 
 

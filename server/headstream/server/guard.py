@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -15,6 +17,7 @@ from headstream.access.gate import Grant
 from headstream.access.refusal import Refusal
 from headstream.server.call import Call, enter_call
 from headstream.server.context import Context, code_name, remaining, request_id
+from headstream.server.engine.priority import Priority
 from headstream.server.errors import (
     AccessRefused,
     DeadlineExceeded,
@@ -135,8 +138,15 @@ class Guard:
         if self._policy.draining and (self._own or self._call.streaming):
             raise Draining  # also of those who watch health: they would outlast any grace
         self._enter()
-        if self.endless or remaining(self._context) is not None:
-            return await body()  # the caller's deadline cancels this task
+        left = remaining(self._context)
+        if left is None and not self.endless:
+            left = self._default
+            body = partial(self._within_default, body)
+        if left is not None:
+            self._call.deadline_ns = time.perf_counter_ns() + round(left * 1e9)
+        return await body()  # the caller's deadline cancels this task
+
+    async def _within_default(self, body: Callable[[], Awaitable[Result]]) -> Result:
         timer = asyncio.timeout(self._default)
         try:
             async with timer:
@@ -155,6 +165,8 @@ class Guard:
             self._call.tenant = refusal.tenant
             raise AccessRefused(refusal) from None
         self._call.tenant = self._grant.tenant
+        if self._grant.max_priority:
+            self._call.max_priority = Priority[self._grant.max_priority.upper()]
 
     async def _abort(self, failure: ServiceError) -> NoReturn:
         request_id = self._call.request_id

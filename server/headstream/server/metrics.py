@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from headstream.server.engine.messages import StepReport
+from headstream.server.engine.priority import Priority
 from headstream.server.limits import Limits
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -20,6 +21,7 @@ SEQUENCES = tuple(2**power for power in range(9))
 
 UNKNOWN_METHOD = "unknown"
 MODEL = ("model",)
+PRIORITY = ("model", "priority")
 
 
 class Metrics:
@@ -62,7 +64,7 @@ class Metrics:
             "inter_token_latency_seconds", "Between two tokens of a sequence.", SECONDS
         )
         self.queue_seconds = histogram(
-            "queue_seconds", "From submission to the first step.", SECONDS
+            "queue_seconds", "From submission to the first step.", SECONDS, PRIORITY
         )
         # Engine
         self.engine_up = gauge("engine_up", "1 while the engine answers.")
@@ -71,6 +73,9 @@ class Metrics:
         )
         self.running = gauge("sequences_running", "Sequences in the engine's batch.")
         self.queue_depth = gauge("queue_depth", "Sequences waiting in the engine.")
+        self.queue_first = gauge(
+            "queue_first_steps", "Sequences waiting for their first step, by priority.", PRIORITY
+        )
         self.queue_tokens = gauge("queue_tokens", "Tokens waiting in the engine.")
         self.kv_used = gauge("kv_blocks_used", "Blocks of key/value memory that sequences hold.")
         self.kv_cached = gauge(
@@ -78,7 +83,8 @@ class Metrics:
         )
         self.kv_total = gauge("kv_blocks_total", "Blocks of key/value memory.")
         self.preemptions = counter(
-            "preemptions", "Sequences preempted for memory, or for a tenant that ran nothing."
+            "preemptions",
+            "Sequences preempted for memory, a tenant that ran nothing, or a more urgent one.",
         )
         self.lookup_tokens = counter(
             "prefix_lookup_tokens", "Prompt tokens looked up in the prefix cache."
@@ -120,6 +126,8 @@ class _StepListener:
         stats, metrics, model = report.stats, self._metrics, self._model
         metrics.running.labels(model).set(stats.running)
         metrics.queue_depth.labels(model).set(stats.waiting)
+        for priority, count in zip(Priority, stats.waiting_first, strict=False):
+            metrics.queue_first.labels(model, priority.word).set(count)
         metrics.queue_tokens.labels(model).set(stats.waiting_tokens)
         metrics.kv_used.labels(model).set(stats.blocks_used)
         metrics.kv_cached.labels(model).set(stats.blocks_cached)

@@ -12,6 +12,7 @@ from headstream.server.call import current_call
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Loading, Ready, Vocabulary
+from headstream.server.engine.priority import Priority
 from headstream.server.engine.state import EngineState
 from headstream.server.errors import (
     EngineStartError,
@@ -107,8 +108,8 @@ class Models:
             raise ModelNotFound(f"model: no model of this name is served: {name[:100]!r}")
         return model
 
-    def get(self, name: str) -> LoadedModel:
-        """The model of that name, ready to answer; notes it as the call's.
+    def get(self, name: str, priority: Priority = Priority.NORMAL) -> LoadedModel:
+        """The model of that name, ready to answer; notes it as the call's, and how urgent that is.
 
         Raises:
             ModelNotFound: There is none.
@@ -116,7 +117,9 @@ class Models:
             EngineUnavailable: Not now: its engine has ended, and may be starting again.
         """
         model = self.find(name)
-        current_call().model = model.name
+        call = current_call()
+        call.model = model.name
+        call.ask_priority(priority)
         if model.loaded is None and model.handle.state in {
             EngineState.LOADING,
             EngineState.SERVING,
@@ -126,13 +129,13 @@ class Models:
             raise EngineUnavailable("the engine of this model has stopped")
         return model.loaded
 
-    def get_for_logits(self, name: str, method: str) -> LoadedModel:
+    def get_for_logits(self, name: str, priority: Priority, method: str) -> LoadedModel:
         """The same, for a method that needs next-token logits.
 
         Raises:
             NotServed: The model gives vectors only.
         """
-        model = self.get(name)
+        model = self.get(name, priority)
         if not model.ready.unembeds:
             raise NotServed(
                 f"{method}: {model.name!r} ({model.ready.architecture}) "

@@ -84,7 +84,7 @@ def submitted(
 ) -> Generator[list[SequenceStream]]:
     """The streams of one or several continuations of a prompt; in the end all of them are left."""
     call = current_call()
-    options["tenant"] = call.tenant
+    options["tenant"], options["priority"] = call.tenant, call.priority
     streams = model.handle.submit_all(token_ids, sibling_seeds, **options)
     num_read = len(token_ids) + len(options.get("output_ids", ()))
     call.input_tokens += num_read
@@ -134,7 +134,8 @@ class _TokenWatch:
         call.note_times(event.queue_ns, event.compute_ns)
         if self._queued:
             self._queued = False
-            metrics.queue_seconds.labels(model).observe(event.queue_ns / 1e9)
+            waited = metrics.queue_seconds.labels(model, call.priority.word)
+            waited.observe(event.queue_ns / 1e9)
         outputs = (event.token, event.rows or None, event.vectors, event.scores, event.seen)
         if any(output is not None for output in outputs):
             call.note_output()

@@ -70,7 +70,7 @@ def preempted(case: Case) -> list[News]:
             for _ in range(steps):
                 trace.step()
             if (sequence := trace.scheduler.get(ids[-1])) is not None:
-                trace.scheduler._preempt(sequence)
+                trace.scheduler._holders.preempt(sequence)
         trace.run()
     assert trace.scheduler.preemptions == 3 + 2 + 2 + 2
     return [trace.news[sequence_id] for sequence_id in ids]

@@ -93,7 +93,7 @@ def test_rows_that_wait_survive_a_preemption_and_a_pause(
     assert sequence is not None
     trace.scheduler.pause(sequence, paused=True)
     assert not trace.core.has_work
-    trace.scheduler._preempt(sequence)
+    trace.scheduler._holders.preempt(sequence)
     trace.scheduler.pause(sequence, paused=False)
     trace.run()
     assert trace.news[asked].lens == trace.news[lone].lens

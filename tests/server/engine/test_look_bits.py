@@ -97,8 +97,8 @@ def preempted(case: Case, requests: list[dict[str, Any]]) -> list[News]:
             for _ in range(steps):
                 trace.step()
             sequence = trace.scheduler.get(sequence_id)
-            if sequence is not None and sequence in trace.scheduler._running:
-                trace.scheduler._preempt(sequence)
+            if sequence is not None and sequence in trace.scheduler._holders.running:
+                trace.scheduler._holders.preempt(sequence)
         trace.run()
         news.append(trace.news[sequence_id])
     assert trace.scheduler.preemptions > len(requests)
@@ -138,7 +138,7 @@ def test_keys_that_were_kept_are_freed(checkpoints: dict[str, Path], cache_dir: 
     [view] = sequence.views
     assert set(view._compare._keys._rows) == set(LAYERS)  # type: ignore[attr-defined]
     assert set(view._rolled._rows) == set(LAYERS)  # type: ignore[attr-defined]
-    trace.scheduler._preempt(sequence)
+    trace.scheduler._holders.preempt(sequence)
     assert not view._compare._keys._rows  # type: ignore[attr-defined]
     assert not view._rolled._rows  # type: ignore[attr-defined]
     trace.run()

@@ -52,7 +52,7 @@ def test_a_preemption(trace: Trace) -> None:
         trace.core.step()
     sequence = trace.scheduler.get(sequence_id)
     assert sequence is not None
-    trace.scheduler._preempt(sequence)
+    trace.scheduler._holders.preempt(sequence)
     assert sequence.num_cached == 0
     trace.run()
     *_, first_token, end = milestones(trace, sequence_id)

@@ -96,7 +96,7 @@ def test_reported_rows_may_be_skipped_after_a_preemption() -> None:
     run = DryRun(budget=PREFILL_GRID + 16)
     sequence = run.add(text(0, 600), outputs=Outputs(rows=RowsSpec(prompt_layers=(1,))))
     assert run.step() == run.step() == {1: 256}
-    run.scheduler._preempt(sequence)
+    run.scheduler._holders.preempt(sequence)
     assert run.cached(sequence) == [True, True]
     assert run.step() == {1: 88}
     assert run.scheduler.hit_tokens == 512
@@ -107,7 +107,7 @@ def test_a_restart_behind_the_prompt_may_find_all_of_it() -> None:
     run = DryRun()
     sequence = run.add(text(0, 512), new=10)
     assert [run.step() for _ in range(4)] == [{1: 512}, {1: 1}, {1: 1}, {1: 1}]
-    run.scheduler._preempt(sequence)
+    run.scheduler._holders.preempt(sequence)
     assert run.step() == {1: 4}
 
 

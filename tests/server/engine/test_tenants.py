@@ -79,7 +79,7 @@ def test_slots_are_shared_alike_while_several_want_them() -> None:
     for number in range(60, 80):
         scheduler.add(_sequence(number, "carol"))
     step(scheduler)
-    assert Counter(each.spec.tenant for each in scheduler._running) == {
+    assert Counter(each.spec.tenant for each in scheduler._holders.running) == {
         "alice": 3,
         "bob": 3,
         "carol": 2,
@@ -105,7 +105,10 @@ def test_room_is_made_only_for_a_tenant_that_runs_nothing() -> None:
     for _ in range(10):
         step(scheduler)
     assert scheduler.preemptions == 1
-    assert Counter(each.spec.tenant for each in scheduler._running) == {"alice": 7, "bob": 1}
+    assert Counter(each.spec.tenant for each in scheduler._holders.running) == {
+        "alice": 7,
+        "bob": 1,
+    }
 
 
 def test_room_is_made_for_all_continuations_of_a_prompt() -> None:
@@ -116,7 +119,10 @@ def test_room_is_made_for_all_continuations_of_a_prompt() -> None:
     scheduler.add(_sequence(1, "bob", siblings=2))
     step(scheduler)
     step(scheduler)
-    assert Counter(each.spec.tenant for each in scheduler._running) == {"alice": 5, "bob": 3}
+    assert Counter(each.spec.tenant for each in scheduler._holders.running) == {
+        "alice": 5,
+        "bob": 3,
+    }
 
 
 def test_room_is_made_in_memory_too() -> None:

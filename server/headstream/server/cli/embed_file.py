@@ -68,7 +68,10 @@ def _run(client: Client, source: Path, part: PartFile, model: str, options: Embe
 
     fingerprint = client.model(model).fingerprint
     texts = ((line, text) for line, text in _lines(source) if not part.done[line])
-    with _bar(part) as advance, client.embed_stream(texts, model=model, **options) as stream:
+    # Nobody waits for a single line: who waits for a text of his own goes first.
+    wanted: EmbedOptions = {**options, "priority": "batch"}
+    answers = client.embed_stream(texts, model=model, **wanted)
+    with _bar(part) as advance, answers as stream:
         for line, vector in stream:
             if stream.fingerprint != fingerprint:
                 raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")

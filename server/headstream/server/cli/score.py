@@ -13,7 +13,7 @@ import typer
 from headstream.server.cli.connect import DEFAULT_ADDRESS, Address, Ca, Model, Token, connected
 
 if TYPE_CHECKING:
-    from headstream.client import TextScores
+    from headstream.client import PriorityName, TextScores
 
 
 def score(
@@ -37,7 +37,8 @@ def score(
         raise typer.BadParameter("give a text or --file")
     with connected(address, tls_ca, token) as client:
         whole = text if text is not None else _read(file)
-        scores = client.score(whole, model=model, window_stride=window_stride)
+        priority: PriorityName = "batch" if file else "normal"
+        scores = client.score(whole, model=model, window_stride=window_stride, priority=priority)
         tokens = client.tokenize(whole, model=model).tokens
     if as_json:
         _write_json(scores, tokens)

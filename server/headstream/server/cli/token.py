@@ -31,6 +31,10 @@ def new(
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Tokens read and generated.")
     ] = None,
+    max_priority: Annotated[
+        str | None,
+        typer.Option(help="batch, normal or high: what asks for more is served as this."),
+    ] = None,
 ) -> None:
     """Make a token. Its entry goes to stdout, the token itself to stderr, this once."""
     from headstream.access.tokens import SCOPES, digest, new_token, parse_token, to_entry
@@ -42,6 +46,7 @@ def new(
         "requests_per_second": requests_per_second,
         "requests_at_once": requests_at_once,
         "tokens_per_second": tokens_per_second,
+        "max_priority": max_priority,
     }
     try:
         entry = parse_token(name, given)

@@ -41,6 +41,7 @@ from headstream.server.engine.messages import (
 )
 from headstream.server.engine.packing import Packed, pack
 from headstream.server.engine.plan import Schedule
+from headstream.server.engine.priority import Priority
 from headstream.server.engine.report import Frames
 from headstream.server.engine.scheduler import Scheduler
 from headstream.server.engine.sequence import Sequence
@@ -277,6 +278,7 @@ class EngineCore:
             blocks_cached=scheduler.cache.num_idle,
             lookup_tokens=scheduler.lookup_tokens,
             hit_tokens=scheduler.hit_tokens,
+            waiting_first=tuple(map(scheduler.num_waiting_of, Priority)),
         )
         self._send(StepReport(tuple(deltas), stats), frames)
 

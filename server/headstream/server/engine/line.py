@@ -46,15 +46,15 @@ class Line:
         return [next(iter(tenant)) for tenant in self._tenants.values()]
 
     def in_turn(self, held: Callable[[], Mapping[str, int]]) -> Iterator[Sequence]:
-        """All of them, as they are to start.
+        """All that are there now, as they are to start; meanwhile others may be added.
 
         Args:
             held: Counts the slots that each tenant has, if that matters.
         """
         if len(self._tenants) < 2:
-            yield from self
+            yield from list(self)
             return
-        lines = {name: iter(tenant) for name, tenant in self._tenants.items()}
+        lines = {name: iter(list(tenant)) for name, tenant in self._tenants.items()}
         # Who holds as much as another goes first if its line is older.
         slots_of = held()
         turns = [(slots_of.get(name, 0), number, name) for number, name in enumerate(lines)]

@@ -14,6 +14,7 @@ from headstream.model.outputs import EmbeddingDefaults, Outputs, SamplingParams,
 from headstream.model.sites import Edit, SiteName
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.look import Look, Seen
+from headstream.server.engine.priority import Priority
 
 FinishReason = Literal["stop", "length", "dead_end", "refused", "off_grammar", "error"]
 """The last three begin nothing: a grammar, or the tokens before, cannot be followed; a fault."""
@@ -52,6 +53,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     tenant: str = ""  # who shares the engine with others
     look: Look = Look()  # not of branches, nor with siblings
     edits: tuple[Edit, ...] = ()  # made to the model for this sequence alone, in this order
+    priority: Priority = Priority.NORMAL
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -65,6 +67,7 @@ class SubmitOptions(TypedDict, total=False):
     outputs: Outputs
     output_ids: tuple[int, ...]
     tenant: str
+    priority: Priority
     look: Look
     edits: tuple[Edit, ...]
 
@@ -204,6 +207,7 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     blocks_cached: int = 0  # held by the prefix cache alone, free for the taking
     lookup_tokens: int = 0  # prompt tokens looked up in the prefix cache since the start
     hit_tokens: int = 0  # those of them that were there
+    waiting_first: tuple[int, ...] = ()  # for a first step, of each `Priority`
 
 
 class StepReport(msgspec.Struct, frozen=True, tag="step"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.sequence import Sequence
 
+_QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
+
 Schedule = dict[Sequence, int]
 """Rows of each sequence: it computes the positions [num_computed, num_computed + rows)."""
 
@@ -43,3 +45,14 @@ class Plan:
         self.budget -= rows
         if sequence.sends_much and abs(rows) > 1:
             self._much_budget -= rows
+
+
+def step_budget(most: int, max_num_seqs: int, *, ready: int, prompts: int) -> int:
+    """Rows of a step, at most ``most``.
+
+    A long step reads more prompts at less cost, and lets everybody who waits for a next token
+    (``ready``) wait longer. So the majority decides.
+    """
+    if prompts > ready:
+        return most
+    return max(most // _QUARTER, PREFILL_GRID + max_num_seqs)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.branches import Branches
+from headstream.server.engine.holders import Holders
 from headstream.server.engine.line import Line
-from headstream.server.engine.plan import Plan, Schedule
+from headstream.server.engine.plan import Plan, Schedule, step_budget
 from headstream.server.engine.prefix_cache import PrefixCache
+from headstream.server.engine.priority import Priority
 from headstream.server.engine.sequence import Sequence
-from headstream.server.engine.shares import may_ask, slots_of_tenants, to_give_up
+from headstream.server.engine.shares import slots_of_tenants
+from headstream.server.engine.waiting import Waiting
 
 _APPENDED_ROWS = 256  # of all branches in one step, whose logits are in memory together
-_QUARTER = 4  # share of the budget while most sequences wait for a next token, not for a first
 
 
 class Scheduler:
     """Owns the sequences and their block ids.
 
-    Running sequences stand in order of arrival. When memory is out the youngest is preempted: its
-    blocks are freed and it waits, first in line, to be computed again.
+    When memory is out the youngest of the least urgent is preempted: its blocks are freed and it
+    waits, first in line, to be computed again.
     """
 
     def __init__(
@@ -41,26 +46,34 @@ class Scheduler:
         # Half of the slots at most go to branches before anybody waits for one.
         self.branches = Branches(pool, self.cache, max(1, max_num_seqs // 2))
         self.block_copies: tuple[tuple[int, int], ...] = ()  # of the last schedule: from, to
-        self.preemptions = 0
         self.lookup_tokens = 0  # prompt tokens of the sequences that were started
         self.hit_tokens = 0  # those that the cache had
         self._budget = max_num_batched_tokens
         self._max_num_seqs = max_num_seqs
-        # Ordered sets.
-        self._waiting = Line()
-        self._running: dict[Sequence, None] = {}
+        self._waiting = Waiting()
+        self._holders = Holders(pool, self.cache, self.branches, self._waiting, max_num_seqs)
         self._paused: set[Sequence] = set()  # of both
         self._by_id: dict[int, Sequence] = {}
+        self._step = 0
 
     @property
     def num_running(self) -> int:
         """Sequences that have a slot, or have one kept for them."""
-        return sum(each.num_slots for each in self._running) + len(self.branches.going)
+        return self._holders.num_slots
+
+    @property
+    def preemptions(self) -> int:
+        """Sequences that lost what they held, since the start."""
+        return self._holders.preemptions
 
     @property
     def num_waiting(self) -> int:
         """Sequences that wait for their first step, or to go on."""
         return len(self._waiting) + len(self.branches.line)
+
+    def num_waiting_of(self, priority: Priority) -> int:
+        """Of one priority, those that wait for their first step."""
+        return self._waiting.count(priority)
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -75,7 +88,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a step could compute anything."""
-        places = (self._running, self._waiting, self.branches.going, self.branches.line)
+        places = (self._holders, self._waiting, self.branches.line)
         return any(sequence not in self._paused for place in places for sequence in place)
 
     def fits(self, sequence: Sequence) -> bool:
@@ -114,8 +127,8 @@ class Scheduler:
         if self._by_id.pop(sequence.spec.id, None) is None:
             return
         self._paused.discard(sequence)
-        if sequence in self._running:
-            del self._running[sequence]
+        if sequence in self._holders.running:
+            del self._holders.running[sequence]
             self.cache.release(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
@@ -126,50 +139,62 @@ class Scheduler:
         """Choose the rows of the next step and take the blocks they need.
 
         Sequences with one token behind come first, so that a long prompt never stalls them; then
-        what was appended to branches; then prompts under way, in order of arrival; then new ones.
+        what was appended to branches; then, for one priority after the other, prompts under way, in
+        order of arrival, and new ones.
         """
-        self.branches.start(self._max_num_seqs - self.num_running, self._paused)
+        self._step += 1
+        holders = self._holders
+        self.branches.start(holders.free_slots, self._paused)
         ready: list[Sequence] = []
         appended: list[Sequence] = []
-        behind: list[Sequence] = []
-        for sequence in (*self._running, *self.branches.going):
+        behind: dict[Priority, list[Sequence]] = {priority: [] for priority in Priority}
+        for sequence in holders:
             if sequence in self._paused:
                 continue
             if sequence.num_pending == 1:
                 ready.append(sequence)
+            elif sequence.is_appending:
+                appended.append(sequence)
             else:
-                (appended if sequence.is_appending else behind).append(sequence)
-        plan = Plan(self._step_budget(len(ready), len(behind) + len(self._waiting)))
+                behind[sequence.priority].append(sequence)
+        prompts = sum(map(len, behind.values())) + len(self._waiting)
+        plan = Plan(
+            step_budget(self._budget, self._max_num_seqs, ready=len(ready), prompts=prompts)
+        )
         for sequence in ready:
-            if self._has_slot(sequence) and self._take_blocks(sequence, 1, plan):
+            if sequence in holders and holders.take_blocks(sequence, 1, plan):
                 plan.add(sequence, 1)
         left = min(_APPENDED_ROWS, plan.budget - PREFILL_GRID)
         for sequence in appended:
             rows = sequence.next_rows(left)
-            if rows and self._has_slot(sequence) and self._take_blocks(sequence, rows, plan):
+            if rows and sequence in holders and holders.take_blocks(sequence, rows, plan):
                 plan.add(sequence, rows)
                 left -= rows
-        for sequence in behind:
-            if not self._has_slot(sequence):  # preempted just now
-                continue
-            self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
-            rows = sequence.next_rows(plan.budget_for(sequence))
-            if rows and self._take_blocks(sequence, rows, plan):
-                plan.add(sequence, rows)
-        self._share_slots(plan)
-        self._admit(plan)
+        served: list[Sequence] = []
+        may_start = True
+        for priority, line in self._waiting.lines():
+            served += self._read_on(behind[priority], plan)
+            holders.share_slots(line.heads(), self._paused, plan)
+            if may_start:
+                started, may_start = self._admit(line, plan)
+                served += started
+        under_way = [each for each in chain(*behind.values()) if each in holders]
+        self._waiting.note_step(under_way, served, self._paused)
         self.block_copies = tuple(plan.block_copies.values())
         return plan.rows
 
-    def _step_budget(self, ready: int, prompts: int) -> int:
-        """Rows of the next step.
-
-        A long step reads more prompts at less cost, and lets everybody who waits for a next token
-        wait longer. So the majority decides.
-        """
-        if prompts > ready:
-            return self._budget
-        return max(self._budget // _QUARTER, PREFILL_GRID + self._max_num_seqs)
+    def _read_on(self, prompts: Iterable[Sequence], plan: Plan) -> list[Sequence]:
+        """Go on with prompts under way; those that got rows are returned."""
+        read: list[Sequence] = []
+        for sequence in prompts:
+            if sequence not in self._holders:  # preempted just now
+                continue
+            self.hit_tokens += self.cache.take(sequence)  # others may have come further by now
+            rows = sequence.next_rows(plan.budget_for(sequence))
+            if rows and self._holders.take_blocks(sequence, rows, plan):
+                plan.add(sequence, rows)
+                read.append(sequence)
+        return read
 
     def advance(self, schedule: Schedule) -> None:
         """Count the rows of a step as computed; from now on others share its prompt chunks.
@@ -195,99 +220,40 @@ class Scheduler:
             sequence.begin(sibling)
             self.pool.share(sibling.block_ids)
             self._by_id[sibling.spec.id] = sibling
-            self._running[sibling] = None
+            self._holders.running[sibling] = None
         return siblings
 
-    def _admit(self, plan: Plan) -> None:
-        """Start waiting sequences, as it is their turn, while rows and blocks are free."""
+    def _admit(self, line: Line, plan: Plan) -> tuple[list[Sequence], bool]:
+        """Start those of one priority, as it is their turn, while rows and room are left.
+
+        Returns:
+            Those who started; and whether others may: not while somebody lacks the room.
+        """
         admitted: list[Sequence] = []
-        slots = self._max_num_seqs - self.num_running
-        holders = (*self._running, *self.branches.going)
-        for sequence in self._waiting.in_turn(lambda: slots_of_tenants(holders)):
-            if plan.budget <= 0 or not slots:
+        lacks_room = False
+        holders = list(self._holders)
+        for sequence in line.in_turn(lambda: slots_of_tenants(holders)):
+            if plan.budget <= 0:
                 break
             if sequence in self._paused or not plan.budget_for(sequence):
                 continue
-            if sequence.num_slots > slots:
+            self._holders.displace(sequence, plan, self._step)
+            if lacks_room := sequence.num_slots > self._holders.free_slots:
                 break
             hit = self.cache.take(sequence)
             rows = sequence.next_rows(plan.budget_for(sequence))
-            if not rows or not self._allocate(sequence, rows, plan):
+            if lacks_room := not rows or not self._holders.allocate(sequence, rows, plan):
                 self.cache.cut(sequence, 0)
                 break
-            (self.branches.going if sequence.spec.branch else self._running)[sequence] = None
+            self._holders.start(sequence, self._step)
             admitted.append(sequence)
-            slots -= sequence.num_slots
             plan.add(sequence, rows)
             self.hit_tokens += hit
             if self.cache.enabled:
                 self.lookup_tokens += sequence.num_prompt
         for sequence in admitted:
-            self._waiting.remove(sequence)
-
-    def _share_slots(self, plan: Plan) -> None:
-        """Let every tenant run something; what others give up for it is computed again later."""
-        for head in self._waiting.heads():
-            if head in self._paused or plan.budget_for(head) <= 0:
-                continue
-            if not may_ask(head, self._running, self.branches.going, self._max_num_seqs):
-                continue
-            while not self._has_room(head) and (given := to_give_up(self._running)) is not None:
-                self._preempt(given)
-                plan.drop(given)
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        """Whether there are slots for a waiting sequence, and blocks for its first rows."""
-        blocks = self.pool.blocks_for(min(sequence.num_tokens, PREFILL_GRID))
-        free = self.pool.num_free + self.cache.num_idle
-        return self.num_running + sequence.num_slots <= self._max_num_seqs and blocks <= free
-
-    def _take_blocks(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
-        """Grow the block table for ``rows`` more positions, preempting branches, then the young."""
-        while not self._allocate(sequence, rows, plan):
-            youngest = next(reversed(self.branches.going or self._running))
-            self._preempt(youngest)
-            plan.drop(youngest)
-            if youngest is sequence:
-                return False
-        return True
-
-    def _allocate(self, sequence: Sequence, rows: int, plan: Plan) -> bool:
-        """Grow the block table for ``rows`` more positions, if memory nobody needs now suffices."""
-        end = sequence.num_computed + rows
-        shared = sequence.is_forked and self.pool.is_shared(
-            sequence.block_ids, sequence.num_computed
-        )
-        if end <= len(sequence.block_ids) * self.pool.block_size and not shared:
-            return True
-        wanted = self.pool.blocks_for(end) - len(sequence.block_ids) + shared
-        while (missing := wanted - self.pool.num_free) > self.cache.num_idle:
-            if not self.branches.reclaim():
-                return False
-            self.preemptions += 1
-        self.cache.evict(missing)
-        fresh = self.pool.allocate(wanted)
-        if shared:
-            plan.block_copies[sequence] = self.pool.replace(
-                sequence.block_ids, sequence.num_computed, fresh.pop()
-            )
-        sequence.block_ids += fresh
-        return True
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self.preemptions += 1
-        sequence.num_preempted += 1
-        if sequence.spec.branch:
-            self.branches.preempt(sequence)
-            return
-        del self._running[sequence]
-        self.cache.cut(sequence, 0)
-        for view in sequence.views:
-            view.forget()
-        self._waiting.add(sequence, first=True)
-
-    def _has_slot(self, sequence: Sequence) -> bool:
-        return sequence in self._running or sequence in self.branches.going
+            line.remove(sequence)
+        return admitted, not lacks_room
 
     def check_integrity(self) -> None:
         """Prove that no block leaked and that counters agree.
@@ -296,5 +262,5 @@ class Scheduler:
             AssertionError: they do not; see :meth:`PrefixCache.check_integrity`.
         """
         branches = self.branches
-        self.cache.check_integrity((*self._running, *branches.going, *branches.resting))
+        self.cache.check_integrity((*self._holders, *branches.resting))
         self._waiting.check_integrity()

@@ -16,6 +16,7 @@ from headstream.server.engine.grammars import Matcher
 from headstream.server.engine.lens import Lens
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import FinishReason, Milestone, Submit
+from headstream.server.engine.priority import Priority
 from headstream.server.engine.sites import compares
 from headstream.server.engine.views import View
 
@@ -50,8 +51,11 @@ class Sequence:
     edits: SequenceEdits | None = None  # of its siblings, too
     views: tuple[View, ...] = ()  # of the inside of the model
     lens: Lens | None = None
+    start_step: int = 0  # when it got its slot, the last time
+    times_displaced: int = 0  # by more urgent ones
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
+    priority: Priority = field(init=False)  # may rise while it waits
     num_prompt: int = field(init=False)
     token_ids: array[int] = field(init=False)  # int64: prompt and output
     num_answered: int = field(init=False)  # of a branch: positions whose logits went out
@@ -63,6 +67,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         """Derive what every step asks for."""
+        self.priority = self.spec.priority
         self.num_prompt = len(self.spec.token_ids)
         self.output_ids += self.spec.output_ids
         self.token_ids = array("q", (*self.spec.token_ids, *self.output_ids))
@@ -102,6 +107,7 @@ class Sequence:
         sibling.num_computed = self.num_computed
         sibling.first_step_ns = self.first_step_ns
         sibling.num_prompt_steps, sibling.num_cached = self.num_prompt_steps, self.num_cached
+        sibling.priority, sibling.start_step = self.priority, self.start_step
         self.is_forked = sibling.is_forked = True
 
     @property

@@ -22,6 +22,7 @@ from headstream.server.wire.inputs import TextInput, check_length, parse_input
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.layers import FINAL, resolve_layers
 from headstream.server.wire.model import to_fingerprint
+from headstream.server.wire.priority import parse_priority
 from headstream.server.wire.tensors import ITEM_BYTES, cut_rows, parse_float_dtype, put_tensor
 from headstream.server.wire.tokens import to_table
 from headstream.v1 import embeddings_service_pb2 as pb
@@ -43,7 +44,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> pb.EmbedResponse:
         """One vector per text, or per span of it; all texts at once."""
-        model = self._models.get(request.model)
+        model = self._models.get(request.model, parse_priority("priority", request.priority))
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         check_count("inputs", request.inputs, 1, model.limits.max_inputs)
         options = parse_options("options", request.options, model.limits, model.ready.embedding)
@@ -65,7 +66,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.EmbedTokensResponse]:
         """The token table, then the rows of each layer as the prompt is read, then an end."""
-        model = self._models.get(request.model)
+        model = self._models.get(request.model, parse_priority("priority", request.priority))
         limits = model.limits
         changes = parse_interventions(request.interventions, model.ready, limits)
         layers = resolve_layers("layers.layers", request.layers.layers or [FINAL], limits.n_layers)
@@ -121,7 +122,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         first = await first_request(request_iterator, self._session_idle, "item")
         if first is None:
             return
-        model = self._models.get(first.model)
+        model = self._models.get(first.model, parse_priority("priority", first.priority))
         options = parse_options("options", first.options, model.limits, model.ready.embedding)
         changes = parse_interventions(first.interventions, model.ready, model.limits)
         embedder = Embedder(model, self._metrics, options, changes)

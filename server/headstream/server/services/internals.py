@@ -15,6 +15,7 @@ from headstream.server.models import Models
 from headstream.server.wire.attention import parse_attention, pattern_events
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.lens import lens_events, parse_lens
+from headstream.server.wire.priority import parse_priority
 from headstream.server.wire.trace import parse_trace, site_events
 from headstream.v1 import internals_service_pb2 as pb
 from headstream.v1 import internals_service_pb2_grpc
@@ -37,7 +38,7 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.TraceResponse]:
         """The token table, then the values as they are computed, then an end."""
-        model = self._models.get(request.model)
+        model = self._models.get(request.model, parse_priority("priority", request.priority))
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_trace(request, model.ready, model.limits)
 
@@ -59,7 +60,7 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.AttentionResponse]:
         """The token table, then the weights as they are computed, then an end."""
-        model = self._models.get(request.model)
+        model = self._models.get(request.model, parse_priority("priority", request.priority))
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_attention(request, model.ready, model.limits)
 
@@ -80,7 +81,9 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.LogitLensResponse]:
         """The token table, then the rows of all layers as they are computed, then an end."""
-        model = self._models.get_for_logits(request.model, "LogitLens")
+        model = self._models.get_for_logits(
+            request.model, parse_priority("priority", request.priority), "LogitLens"
+        )
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         asked = parse_lens(request, model.limits)
 

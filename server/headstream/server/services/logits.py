@@ -25,6 +25,7 @@ from headstream.server.wire.generate import GenerateCall, check_generated, parse
 from headstream.server.wire.inputs import check_length
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.model import to_fingerprint
+from headstream.server.wire.priority import parse_priority
 from headstream.server.wire.score import parse_score
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import logits_service_pb2_grpc, types_pb2
@@ -45,7 +46,9 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Continue a prompt: a start, a step per token, an end."""
-        model = self._models.get_for_logits(request.model, "Generate")
+        model = self._models.get_for_logits(
+            request.model, parse_priority("priority", request.priority), "Generate"
+        )
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         parsed = parse_generate(request, model.limits)
         grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
@@ -86,7 +89,9 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC hands it over
     ) -> AsyncIterator[pb.ScoreResponse]:
         """How likely each token of given texts is: a start, ranges of positions, an end."""
-        model = self._models.get_for_logits(request.model, "Score")
+        model = self._models.get_for_logits(
+            request.model, parse_priority("priority", request.priority), "Score"
+        )
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         parsed = parse_score(request, model.limits)
         scorer = Scorer(model, self._metrics, parsed, changes)
@@ -105,7 +110,9 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
             return
         if not first.HasField("open"):
             raise InvalidRequest("open", "the first move must be open")
-        model = self._models.get_for_logits(first.open.model, "Decode")
+        model = self._models.get_for_logits(
+            first.open.model, parse_priority("open.priority", first.open.priority), "Decode"
+        )
         changes = parse_interventions(
             first.open.interventions, model.ready, model.limits, prefix="open."
         )
