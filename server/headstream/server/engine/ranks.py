@@ -1,0 +1,111 @@
+"""Who computes the model of an engine: its process alone, or several ranks of which it is the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from headstream.model.config import ModelConfig
+from headstream.model.device import check_ranks, choose_device, choose_dtype
+from headstream.model.families.base import Model
+from headstream.model.kernels import Kernels, choose_kernels
+from headstream.model.kv_cache import KVCache
+from headstream.model.loading.load import load_model
+from headstream.model.loading.progress import Progress, silent
+from headstream.model.parallel.follow import follow
+from headstream.model.parallel.group import Group
+from headstream.model.parallel.kernels import split_kernels
+from headstream.model.parallel.lead import LeadRunner, lead_kernels
+from headstream.model.parallel.split import Split, check_split
+from headstream.model.runner import Runner
+from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.meeting import Meeting, Plan
+
+
+class Alone:
+    """One process computes all."""
+
+    def __init__(self, kernels: Kernels, device: torch.device) -> None:
+        self._kernels = kernels
+        self._device = device
+
+    def load(
+        self, directory: Path, block_size: int, dtype: torch.dtype, progress: Progress
+    ) -> Model:
+        """The model, of which this process may hold a part; ``block_size``: tokens."""
+        return load_model(directory, dtype, self._kernels, progress, device=self._device)
+
+    def make_runner(self, model: Model, cache: KVCache) -> Runner:
+        """The runner, when everybody is ready."""
+        return Runner(model, cache, self._kernels)
+
+
+class Lead(Alone):
+    """Rank 0: its runner makes the others do their part."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        device: torch.device,
+        config: EngineConfig,
+        sizes: ModelConfig,
+        address: str,
+    ) -> None:
+        """``sizes`` of the whole model; ``address`` of the engine's socket.
+
+        Raises:
+            ModelError: the model cannot be split so, or there are too few devices.
+        """
+        super().__init__(kernels, device)
+        check_split(sizes, config.tensor_parallel)
+        check_ranks(config.tensor_parallel, device)
+        self._config = config
+        self._d_vocab = sizes.d_vocab
+        self._meeting = Meeting(address, config.tensor_parallel)
+
+    def load(
+        self, directory: Path, block_size: int, dtype: torch.dtype, progress: Progress
+    ) -> Model:
+        """The others load theirs at the same time."""
+        self._meeting.tell_plan(Plan(str(directory), block_size, self._d_vocab))
+        self._group = _join(self._meeting, self._config, 0, self._device)
+        split = split_kernels(self._kernels, self._group, self._d_vocab)
+        self._kernels = lead_kernels(split, self._group)
+        return load_model(
+            directory,
+            dtype,
+            self._kernels,
+            progress,
+            device=self._device,
+            split=self._group.split,
+        )
+
+    def make_runner(self, model: Model, cache: KVCache) -> Runner:
+        """From here on the others wait for commands, and not for longer than the timeout."""
+        self._meeting.tell_blocks(cache.num_blocks)
+        return LeadRunner(model, cache, self._kernels, self._group)
+
+
+def _join(meeting: Meeting, config: EngineConfig, rank: int, device: torch.device) -> Group:
+    split = Split(rank, config.tensor_parallel)
+    return Group(split, meeting.store, config.rank_timeout, device)
+
+
+def run_follower(config: EngineConfig, address: str, rank: int) -> None:
+    """One of the other ranks, to its end."""
+    meeting = Meeting(address, config.tensor_parallel)
+    plan = meeting.hear_plan()
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(rank)
+    dtype = choose_dtype(config.dtype, device)
+    plain = choose_kernels(device, Path(config.cache_dir), quantization=config.quantization)
+    group = _join(meeting, config, rank, device)
+    kernels = split_kernels(plain, group, plan.d_vocab)
+    model = load_model(
+        Path(plan.directory), dtype, kernels, silent, device=device, split=group.split
+    )
+    meeting.is_loaded(rank)
+    cache = KVCache(model.config, meeting.hear_blocks(), plan.block_size, dtype, device)
+    follow(Runner(model, cache, kernels, graphs=False), group)
