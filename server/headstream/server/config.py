@@ -86,12 +86,12 @@ class Settings(BaseSettings):
     """int8: the weights of all linears and of the unembedding are rounded to eight bits when they
     are loaded, with a scale for each output. Half their memory, less exact; on CPU only."""
     threads: Count | None = None
-    """Threads of each engine, or of each of its ranks. Default: one per core, shared between all."""
+    """Threads of each engine, or each of its ranks. Default: one per core, shared between all."""
     tensor_parallel: Count = 1
     """Ranks, each a process (on CUDA with a GPU of its own), that share every model: for models
     larger than one GPU. The inside of such models is not shown, as with `--no-internals`."""
     rank_timeout: Seconds = 30.0
-    """Seconds that the ranks of a model wait for each other before they end and are started anew."""
+    """Seconds that the ranks of a model wait for each other; then all end, and are started anew."""
     max_num_batched_tokens: Count | None = None
     """Tokens of one step. Default: 2048 on CPU, 8192 on CUDA; a quarter
     while most sequences wait for a next token rather than for a first. A longer text of an encoder
@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     block_size: Count | None = None
     """Tokens of a block of key/value memory."""
     kv_cache_bytes: Count | None = None
-    """Key/value memory, of each rank. Default: 2 GiB on CPU, most of what is free on CUDA. Encoders keep none."""
+    """Key/value memory, of each rank. Default: 2 GiB on CPU, most of what is free on CUDA. Encoders
+    keep none."""
     prefix_caching: bool = True
     """Keep the keys and values of prompts while memory is free, for prompts that begin the same."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +36,7 @@ class Group:
             store=store,
             rank=split.rank,
             world_size=split.size,
-            timeout=datetime.timedelta(seconds=timeout_s),
+            timeout=dt.timedelta(seconds=timeout_s),
         )
 
     def gather(self, x: Tensor) -> list[Tensor]:

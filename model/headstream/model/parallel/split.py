@@ -7,6 +7,7 @@ down by their inputs, so that a layer needs two sums over the ranks.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from headstream.model.config import ModelConfig
 from headstream.model.errors import UnsupportedModelError
@@ -29,7 +30,7 @@ class Split:
     def parts(self, total: int) -> list[range]:
         """The same of every rank; no two differ by more than one."""
         ends = [total * rank // self.size for rank in range(self.size + 1)]
-        return [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
+        return [range(*pair) for pair in pairwise(ends)]
 
     def kv_heads(self, total: int) -> range:
         """The key/value heads that this rank's query heads look at: with too few, ranks share."""

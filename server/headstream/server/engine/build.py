@@ -64,7 +64,7 @@ def build(
         ranks = Lead(kernels, device, config, sizes, address)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
     digest = fingerprint.weights_sha256(directory, cache_dir, progress)
-    model = ranks.load(directory, block_size, dtype, progress)
+    model = ranks.load(directory, dtype, progress)
     budget = config.max_num_batched_tokens or _BUDGET[device.type]
     longest = min(
         sizes.max_model_len, config.max_model_len or sentences.max_tokens or sizes.max_model_len

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from pathlib import Path
 
-import msgspec
 import torch.distributed as dist
 
-_FOREVER = datetime.timedelta(
-    days=365
-)  # loading takes as long as it takes; the front looks after us
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What rank 0 has found out, so that the others need not look."""
-
-    directory: str  # of the checkpoint
-    block_size: int
-    d_vocab: int
+_FOREVER = dt.timedelta(days=365)  # loading takes its time; whether we live is the front's business
 
 
 class Meeting:
-    """Rank 0 tells the plan; each rank loads its part and says so; then rank 0 tells what fits."""
+    """Rank 0 names the checkpoint; each loads its part and says so; rank 0 tells the memory to use.
+
+    The directory is for the server's user alone.
+    """
 
     def __init__(self, address: str, num_ranks: int) -> None:
         """``address``: of the engine's socket."""
@@ -31,23 +23,24 @@ class Meeting:
         self.store.set_timeout(_FOREVER)
         self._num_ranks = num_ranks
 
-    def tell_plan(self, plan: Plan) -> None:
+    def tell_checkpoint(self, directory: Path) -> None:
         """Let the others begin."""
-        self.store.set("plan", msgspec.json.encode(plan).decode())
+        self.store.set("checkpoint", str(directory))
 
-    def hear_plan(self) -> Plan:
+    def hear_checkpoint(self) -> Path:
         """Wait for it."""
-        return msgspec.json.decode(self.store.get("plan"), type=Plan)
+        return Path(self.store.get("checkpoint").decode())
 
-    def is_loaded(self, rank: int) -> None:
-        """Its part is in memory."""
+    def tell_loaded(self, rank: int) -> None:
+        """The rank's part is in memory."""
         self.store.set(f"loaded/{rank}", "")
 
-    def tell_blocks(self, num_blocks: int) -> None:
-        """When all others are loaded: the blocks of key/value memory that each of them has."""
+    def tell_memory(self, num_blocks: int, block_size: int) -> None:
+        """When the others are loaded: the key/value memory that each of them has."""
         self.store.wait([f"loaded/{rank}" for rank in range(1, self._num_ranks)], _FOREVER)
-        self.store.set("blocks", str(num_blocks))
+        self.store.set("memory", f"{num_blocks} {block_size}")
 
-    def hear_blocks(self) -> int:
-        """Wait for them."""
-        return int(self.store.get("blocks"))
+    def hear_memory(self) -> tuple[int, int]:
+        """Wait for it: blocks, and tokens of a block."""
+        num_blocks, block_size = self.store.get("memory").decode().split()
+        return int(num_blocks), int(block_size)

@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 def end_with_parent(parent: int) -> Callable[[], bool]:
     """Have the system kill this process when its parent ends, even if it is stopped or stuck.
 
-    Linux only; elsewhere whoever waits for something must ask: the answer says if it is still there.
+    Linux only; elsewhere whoever waits for something must ask: the answer says if it is there.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

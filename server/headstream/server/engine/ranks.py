@@ -1,4 +1,4 @@
-"""Who computes the model of an engine: its process alone, or several ranks of which it is the first."""
+"""Who computes the model of an engine: its process alone, or several ranks that it leads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from headstream.model.device import check_ranks, choose_device, choose_dtype
 from headstream.model.families.base import Model
 from headstream.model.kernels import Kernels, choose_kernels
 from headstream.model.kv_cache import KVCache
+from headstream.model.loading.hf_config import read_config
 from headstream.model.loading.load import load_model
 from headstream.model.loading.progress import Progress, silent
 from headstream.model.parallel.follow import follow
@@ -20,7 +21,7 @@ from headstream.model.parallel.lead import LeadRunner, lead_kernels
 from headstream.model.parallel.split import Split, check_split
 from headstream.model.runner import Runner
 from headstream.server.engine.config import EngineConfig
-from headstream.server.engine.meeting import Meeting, Plan
+from headstream.server.engine.meeting import Meeting
 
 
 class Alone:
@@ -30,10 +31,8 @@ class Alone:
         self._kernels = kernels
         self._device = device
 
-    def load(
-        self, directory: Path, block_size: int, dtype: torch.dtype, progress: Progress
-    ) -> Model:
-        """The model, of which this process may hold a part; ``block_size``: tokens."""
+    def load(self, directory: Path, dtype: torch.dtype, progress: Progress) -> Model:
+        """The model, of which this process may hold a part."""
         return load_model(directory, dtype, self._kernels, progress, device=self._device)
 
     def make_runner(self, model: Model, cache: KVCache) -> Runner:
@@ -64,11 +63,9 @@ class Lead(Alone):
         self._d_vocab = sizes.d_vocab
         self._meeting = Meeting(address, config.tensor_parallel)
 
-    def load(
-        self, directory: Path, block_size: int, dtype: torch.dtype, progress: Progress
-    ) -> Model:
+    def load(self, directory: Path, dtype: torch.dtype, progress: Progress) -> Model:
         """The others load theirs at the same time."""
-        self._meeting.tell_plan(Plan(str(directory), block_size, self._d_vocab))
+        self._meeting.tell_checkpoint(directory)
         self._group = _join(self._meeting, self._config, 0, self._device)
         split = split_kernels(self._kernels, self._group, self._d_vocab)
         self._kernels = lead_kernels(split, self._group)
@@ -83,7 +80,7 @@ class Lead(Alone):
 
     def make_runner(self, model: Model, cache: KVCache) -> Runner:
         """From here on the others wait for commands, and not for longer than the timeout."""
-        self._meeting.tell_blocks(cache.num_blocks)
+        self._meeting.tell_memory(cache.num_blocks, cache.block_size)
         return LeadRunner(model, cache, self._kernels, self._group)
 
 
@@ -95,17 +92,16 @@ def _join(meeting: Meeting, config: EngineConfig, rank: int, device: torch.devic
 def run_follower(config: EngineConfig, address: str, rank: int) -> None:
     """One of the other ranks, to its end."""
     meeting = Meeting(address, config.tensor_parallel)
-    plan = meeting.hear_plan()
+    directory = meeting.hear_checkpoint()
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(rank)
     dtype = choose_dtype(config.dtype, device)
     plain = choose_kernels(device, Path(config.cache_dir), quantization=config.quantization)
     group = _join(meeting, config, rank, device)
-    kernels = split_kernels(plain, group, plan.d_vocab)
-    model = load_model(
-        Path(plan.directory), dtype, kernels, silent, device=device, split=group.split
-    )
-    meeting.is_loaded(rank)
-    cache = KVCache(model.config, meeting.hear_blocks(), plan.block_size, dtype, device)
+    kernels = split_kernels(plain, group, read_config(directory).d_vocab)
+    model = load_model(directory, dtype, kernels, silent, device=device, split=group.split)
+    meeting.tell_loaded(rank)
+    num_blocks, block_size = meeting.hear_memory()
+    cache = KVCache(model.config, num_blocks, block_size, dtype, device)
     follow(Runner(model, cache, kernels, graphs=False), group)
