@@ -15,6 +15,8 @@ _SPIN_COUNT = "3000"
 """GNU OpenMP threads spin this long for work before they sleep: the default waits long enough to
 double a step's time when the machine is shared, none at all costs 20..60% when it is quiet."""
 
+_LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
+
 
 class EngineProcess:
     """A child process, or one for each rank: they die with their parent, and with each other."""
@@ -28,7 +30,7 @@ class EngineProcess:
         environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         # What ranks say to each other is neither authenticated nor encrypted: it stays here.
         for library in ("GLOO", "NCCL"):
-            environment.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+            environment.setdefault(f"{library}_SOCKET_IFNAME", _LOOPBACK)
         arguments = [msgspec.json.encode(config).decode(), address, str(os.getpid())]
         self._ranks: list[asyncio.subprocess.Process] = []
         for rank in range(num_ranks):

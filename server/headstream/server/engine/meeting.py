@@ -11,7 +11,7 @@ _FOREVER = dt.timedelta(days=365)  # loading takes its time; whether we live is 
 
 
 class Meeting:
-    """Rank 0 names the checkpoint; each loads its part and says so; rank 0 tells the memory to use.
+    """Others come; rank 0 names the checkpoint; they load; rank 0 tells what memory to use.
 
     The directory is for the server's user alone.
     """
@@ -20,27 +20,32 @@ class Meeting:
         """``address``: of the engine's socket."""
         path = Path(address.removeprefix("ipc://")).with_name("ranks")
         self.store = dist.FileStore(str(path), num_ranks)
-        self.store.set_timeout(_FOREVER)
         self._num_ranks = num_ranks
 
     def tell_checkpoint(self, directory: Path) -> None:
-        """Let the others begin."""
+        """When the others are there: what to load. All of them go on to their group at once."""
+        self._wait_for_others("here")
         self.store.set("checkpoint", str(directory))
 
-    def hear_checkpoint(self) -> Path:
-        """Wait for it."""
-        return Path(self.store.get("checkpoint").decode())
-
-    def tell_loaded(self, rank: int) -> None:
-        """The rank's part is in memory."""
-        self.store.set(f"loaded/{rank}", "")
+    def hear_checkpoint(self, rank: int) -> Path:
+        """Be there, and wait for it."""
+        self.store.set(f"here/{rank}", "")
+        return Path(self._hear("checkpoint"))
 
     def tell_memory(self, num_blocks: int, block_size: int) -> None:
         """When the others are loaded: the key/value memory that each of them has."""
-        self.store.wait([f"loaded/{rank}" for rank in range(1, self._num_ranks)], _FOREVER)
+        self._wait_for_others("loaded")
         self.store.set("memory", f"{num_blocks} {block_size}")
 
-    def hear_memory(self) -> tuple[int, int]:
-        """Wait for it: blocks, and tokens of a block."""
-        num_blocks, block_size = self.store.get("memory").decode().split()
+    def hear_memory(self, rank: int) -> tuple[int, int]:
+        """Be loaded, and wait for it: blocks, and tokens of a block."""
+        self.store.set(f"loaded/{rank}", "")
+        num_blocks, block_size = self._hear("memory").split()
         return int(num_blocks), int(block_size)
+
+    def _hear(self, what: str) -> str:
+        self.store.wait([what], _FOREVER)
+        return self.store.get(what).decode()
+
+    def _wait_for_others(self, stage: str) -> None:
+        self.store.wait([f"{stage}/{rank}" for rank in range(1, self._num_ranks)], _FOREVER)

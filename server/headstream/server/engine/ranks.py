@@ -92,16 +92,15 @@ def _join(meeting: Meeting, config: EngineConfig, rank: int, device: torch.devic
 def run_follower(config: EngineConfig, address: str, rank: int) -> None:
     """One of the other ranks, to its end."""
     meeting = Meeting(address, config.tensor_parallel)
-    directory = meeting.hear_checkpoint()
+    directory = meeting.hear_checkpoint(rank)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.cuda.set_device(rank)
+    group = _join(meeting, config, rank, device)
     dtype = choose_dtype(config.dtype, device)
     plain = choose_kernels(device, Path(config.cache_dir), quantization=config.quantization)
-    group = _join(meeting, config, rank, device)
     kernels = split_kernels(plain, group, read_config(directory).d_vocab)
     model = load_model(directory, dtype, kernels, silent, device=device, split=group.split)
-    meeting.tell_loaded(rank)
-    num_blocks, block_size = meeting.hear_memory()
+    num_blocks, block_size = meeting.hear_memory(rank)
     cache = KVCache(model.config, num_blocks, block_size, dtype, device)
     follow(Runner(model, cache, kernels, graphs=False), group)
