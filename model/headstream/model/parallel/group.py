@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from headstream.model.parallel.split import Split
 
@@ -22,9 +23,7 @@ class Group:
     one the ranks are out of step, and their processes must end.
     """
 
-    def __init__(
-        self, split: Split, store: dist.Store, timeout_s: float, device: torch.device
-    ) -> None:
+    def __init__(self, split: Split, store: Store, timeout_s: float, device: torch.device) -> None:
         """Meet the others over ``store``; gloo carries what lies on the CPU, NCCL the rest.
 
         Raises:

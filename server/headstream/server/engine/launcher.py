@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 import threading
 
@@ -57,8 +59,9 @@ class EngineProcess:
     def kill(self) -> None:
         """End it now, if it has not ended."""
         for process in self._ranks:
-            if process.returncode is None:
-                process.kill()
+            if process.returncode is None:  # its own kill() would reap it before the loop does
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
 
 
 class EngineThread:

@@ -19,7 +19,7 @@ class Meeting:
     def __init__(self, address: str, num_ranks: int) -> None:
         """``address``: of the engine's socket."""
         path = Path(address.removeprefix("ipc://")).with_name("ranks")
-        self.store = dist.FileStore(str(path), num_ranks)
+        self.store = dist.FileStore(str(path), num_ranks)  # type: ignore[attr-defined]
         self._num_ranks = num_ranks
 
     def tell_checkpoint(self, directory: Path) -> None:
