@@ -17,7 +17,7 @@ from headstream.model.kernels.unembed import LogitRows, Unembed
 from headstream.model.kv_cache import KVCache
 from headstream.model.outputs import LogitsSpec
 from headstream.model.parallel.commands import Command, batch_to_parts
-from headstream.model.parallel.group import Group
+from headstream.model.parallel.group import Group, leave
 from headstream.model.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 class LeadRunner(Runner):
     """Tells the others first, then computes its own part.
 
-    A fault while ranks compute together leaves them out of step: it ends this process (SystemExit,
-    which no handler of faults of a step takes), and so all of them.
+    A fault while ranks compute together leaves them out of step: it ends this process, and whoever
+    watches the ranks ends the others.
     """
 
     def __init__(self, model: Model, cache: KVCache, kernels: Kernels, group: Group) -> None:
@@ -79,7 +79,7 @@ class LeadRunner(Runner):
             yield
         except Exception:
             _log.exception("rank 0 ends, since the ranks are out of step")
-            raise SystemExit(1) from None
+            leave()
 
 
 def lead_kernels(kernels: Kernels, group: Group) -> Kernels:
