@@ -17,8 +17,9 @@ from headstream.client import Client, Unimplemented
 from server_process import Server, running_server
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-TIMEOUT_S = 3.0
-FLAGS = ("--tensor-parallel", "2", "--rank-timeout", str(TIMEOUT_S), "--dtype", "float32")
+FLAGS = ("--tensor-parallel", "2", "--dtype", "float32")
+TIMEOUT_S = 5.0
+HASTY = (*FLAGS, "--rank-timeout", str(TIMEOUT_S))
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> float:
@@ -49,7 +50,7 @@ def answer(server: Server, prompt: str = "The chicken") -> tuple[list[int], np.n
 @pytest.fixture(scope="module")
 def pair(tiny_model: Path) -> Generator[Server]:
     """A server whose model two ranks share."""
-    with running_server(tiny_model, *FLAGS) as server:
+    with running_server(tiny_model, *HASTY) as server:
         yield server
 
 

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     tensor_parallel: Count = 1
     """Ranks, each a process (on CUDA with a GPU of its own), that share every model: for models
     larger than one GPU. The inside of such models is not shown, as with `--no-internals`."""
-    rank_timeout: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 20.0
+    rank_timeout: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 20.0
     """Seconds that the ranks of a model wait for each other; then all end, and are started anew."""
     max_num_batched_tokens: Count | None = None
     """Tokens of one step. Default: 2048 on CPU, 8192 on CUDA; a quarter
