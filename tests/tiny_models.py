@@ -54,6 +54,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """Families that generate: a model type of transformers, and its sizes."""
+KIN: dict[str, tuple[str, dict[str, Any]]] = {"qwen3": ("qwen3", _DECODER)}
+"""Models that one of these families computes, too."""
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", _ENCODER),
     "modernbert": (
@@ -67,7 +69,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 def save_tiny(family: str, directory: Path, **changes: Any) -> Path:
     """A random model of a family, biases included."""
     torch.manual_seed(7)
-    model_type, sizes = (DECODERS | ENCODERS)[family]
+    model_type, sizes = (DECODERS | KIN | ENCODERS)[family]
     auto_config: Any = transformers.AutoConfig
     auto_model: Any = (
         transformers.AutoModel if family in ENCODERS else transformers.AutoModelForCausalLM

@@ -28,7 +28,7 @@ class Tiny:
     def __init__(self, kernels: Kernels, weight: Tensor, softcap: float | None = None) -> None:
         self.kernels = kernels
         self.weight = weight
-        self.unembed = Unembedding(weight, softcap, kernels)
+        self.unembed = Unembedding(weight, softcap, kernels, len(weight))
         self.softcap = softcap
 
     def final_norm(self, resid: Tensor) -> Tensor:

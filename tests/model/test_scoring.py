@@ -24,7 +24,7 @@ class Tiny:
     def __init__(self, d_vocab: int) -> None:
         generator = torch.Generator().manual_seed(1)
         self.unembed = Unembedding(
-            torch.randn(d_vocab, 16, generator=generator), None, PLAIN_KERNELS
+            torch.randn(d_vocab, 16, generator=generator), None, PLAIN_KERNELS, d_vocab
         )
 
     def final_norm(self, resid: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ def test_engines_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads("--models", "a") == [None]
     assert threads("--models", "a", "--models", "b") == [2, 2]
     assert threads("--models", "a", "--models", "b", "--threads", "4") == [4, 4]
+    assert threads("--models", "a", "--tensor-parallel", "2") == [2], "of each rank"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,9 @@ def test_names(source: str, name: str) -> None:
         (["--tls-cert", "x"], "tls_cert and tls_key"),
         (["--tls-client-ca", "x"], "tls_client_ca"),
         (["--max-message-bytes", "2097151"], "max_message_bytes: "),
+        (["--tensor-parallel", "0"], "tensor_parallel: "),
+        (["--tensor-parallel", "2", "--internals"], "internals: .* tensor_parallel"),
+        (["--rank-timeout", "1"], "rank_timeout: "),
     ],
 )
 def test_mistakes_are_named(flags: list[str], message: str) -> None:

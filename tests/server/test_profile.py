@@ -31,6 +31,7 @@ PRODUCTION = ["--profile", "production"]
         ([*PRODUCTION, "--reflection"], True, False),
         ([*PRODUCTION, "--internals"], False, True),
         ([*PRODUCTION, "--no-internals"], False, False),
+        (["--tensor-parallel", "2"], True, False),
     ],
 )
 def test_what_each_profile_serves(flags: list[str], reflection: bool, internals: bool) -> None:

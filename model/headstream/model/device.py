@@ -19,6 +19,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_ranks(count: int, device: torch.device) -> None:
+    """Raises ModelError: each of ``count`` ranks has a GPU of its own, and there are too few."""
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise ModelError(
+            f"tensor_parallel is {count}, but torch sees {torch.cuda.device_count()} CUDA devices"
+        )
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype called "float32", "bfloat16" or "auto": bfloat16 where the hardware has it."""
     if name == "auto":

@@ -36,7 +36,7 @@ class KVCache:
         self.block_size = block_size
         width = _whole_vectors(config.d_head)
         shape = (2, _num_pools(config), num_blocks, block_size, config.n_kv_heads, width)
-        self.device = device
+        self.device, self.dtype = device, dtype
         self._pool = torch.empty(shape, dtype=dtype, device=device)
         self._d_head = config.d_head
 

@@ -27,14 +27,16 @@ class Runner:
     """``run(PackedBatch) -> StepOutput``: X[N, d] through the layers, then the heads."""
 
     def __init__(
-        self, model: Model, cache: KVCache, attention: AttentionBackend, kernels: Kernels
+        self, model: Model, cache: KVCache, kernels: Kernels, *, graphs: bool = True
     ) -> None:
+        """``graphs``: steps of single rows may be CUDA graphs."""
+        attention = _attention(model, cache, kernels)
         self.model = model
         self.cache = cache
         self._attention = attention
         self._kernels = kernels
         self._graphs: DecodeGraphs | None = None
-        if cache.device.type == "cuda" and model.unembed is not None:
+        if graphs and cache.device.type == "cuda" and model.unembed is not None:
             self._graphs = DecodeGraphs(model, model.unembed, cache, attention)
 
     @property
@@ -116,10 +118,11 @@ class Runner:
         ids = torch.tensor(token_ids, device=self.cache.device)
         return self.model.static_embeddings(ids).cpu()
 
+    def beat(self) -> None:
+        """Say that there is nothing to do, to whoever shares the model."""
 
-def make_runner(model: Model, cache: KVCache, kernels: Kernels) -> Runner:
-    """The runner of the cache's device."""
-    return Runner(model, cache, _attention(model, cache, kernels), kernels)
+    def close(self) -> None:
+        """Nothing more will be asked."""
 
 
 def _attention(model: Model, cache: KVCache, kernels: Kernels) -> AttentionBackend:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+
+class Part(NamedTuple):
+    """A stretch of a tensor."""
+
+    axis: int  # 0 or 1
+    place: range
 
 
 class Weights(Protocol):
@@ -17,8 +24,10 @@ class Weights(Protocol):
         """Whether the checkpoint holds a tensor of that name."""
         ...
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def take(self, name: str, shape: tuple[int, ...], part: Part | None = None) -> Tensor:
         """The tensor ``name`` of exactly ``shape``, in the target dtype, on the target device.
+
+        ``part``: only this of it is read.
 
         Raises:
             MissingTensorError: no tensor has that name.

@@ -87,7 +87,12 @@ class Settings(BaseSettings):
     """int8: the weights of all linears and of the unembedding are rounded to eight bits when they
     are loaded, with a scale for each output. Half their memory, less exact; on CPU only."""
     threads: Count | None = None
-    """Threads of each engine. Default: one per core, shared between the engines."""
+    """Threads of each engine, or each of its ranks. Default: one per core, shared between all."""
+    tensor_parallel: Count = 1
+    """Ranks, each a process (on CUDA with a GPU of its own), that share every model: for models
+    larger than one GPU. The inside of such models is not shown, as with `--no-internals`."""
+    rank_timeout: Annotated[float, Field(ge=5, allow_inf_nan=False)] = 20.0
+    """Seconds that the ranks of a model wait for each other; then all end, and are started anew."""
     max_num_batched_tokens: Count | None = None
     """Tokens of one step. Default: 2048 on CPU, 8192 on CUDA; a quarter
     while most sequences wait for a next token rather than for a first. A longer text of an encoder
@@ -100,7 +105,8 @@ class Settings(BaseSettings):
     block_size: Count | None = None
     """Tokens of a block of key/value memory."""
     kv_cache_bytes: Count | None = None
-    """Key/value memory. Default: 2 GiB on CPU, most of what is free on CUDA. Encoders keep none."""
+    """Key/value memory, of each rank. Default: 2 GiB on CPU, most of what is free on CUDA. Encoders
+    keep none."""
     prefix_caching: bool = True
     """Keep the keys and values of prompts while memory is free, for prompts that begin the same."""
 
@@ -229,6 +235,11 @@ class Settings(BaseSettings):
                 f"explorer: other machines can reach {self.host}, and the page has neither TLS nor "
                 "a login; use a loopback host, or insecure if the network is trusted"
             )
+        if self.tensor_parallel > 1 and self.internals and "internals" in self.model_fields_set:
+            raise ValueError(
+                "internals: a model that several ranks share shows and changes nothing inside; "
+                "with tensor_parallel they are off"
+            )
         if self.explorer and self.tokens is not None:
             raise ValueError("explorer: the page has no token; it cannot be served with tokens")
         return self
@@ -241,7 +252,7 @@ class Settings(BaseSettings):
     @property
     def serves_internals(self) -> bool:
         """The same."""
-        return self.internals and self._is_wanted("internals")
+        return self.internals and self.tensor_parallel == 1 and self._is_wanted("internals")
 
     def _is_wanted(self, setting: str) -> bool:
         return self.profile == "development" or setting in self.model_fields_set
@@ -260,8 +271,9 @@ class Settings(BaseSettings):
         sources = self.named_sources()
         manifests = dict(entry.split("=", 1) for entry in self.manifests)
         threads = self.threads
-        if threads is None and len(sources) > 1:  # one engine alone takes every core by itself
-            threads = max(1, len(os.sched_getaffinity(0)) // len(sources))
+        sharing = len(sources) * self.tensor_parallel
+        if threads is None and sharing > 1:  # one engine alone takes every core by itself
+            threads = max(1, len(os.sched_getaffinity(0)) // sharing)
         return tuple(
             EngineConfig(
                 name=name,
@@ -272,6 +284,8 @@ class Settings(BaseSettings):
                 dtype=self.dtype,
                 quantization=self.quantization,
                 num_threads=threads,
+                tensor_parallel=self.tensor_parallel,
+                rank_timeout=self.rank_timeout,
                 max_num_batched_tokens=self.max_num_batched_tokens,
                 max_num_seqs=self.max_num_seqs,
                 max_model_len=self.max_model_len,

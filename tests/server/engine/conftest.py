@@ -37,7 +37,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def torch_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines run torch's operators, with which a row's bits do depend on where prompts are cut."""
-    monkeypatch.setattr(build, "load_kernels", lambda _, quantization: _TORCH[quantization])
+    monkeypatch.setattr(build, "choose_kernels", lambda *_, quantization: _TORCH[quantization])
 
 
 @pytest.fixture(params=["native", "torch"])

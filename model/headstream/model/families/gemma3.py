@@ -35,6 +35,7 @@ class Gemma3Model:
         self._embed = Embedding(
             weights.take("embed_tokens.weight", (config.d_vocab, config.d_model)),
             config.embed_scale,
+            kernels.look_up,
         )
         ropes = rope_tables(config, self._embed.weight.device)
         self._layers = [
@@ -76,7 +77,7 @@ class Gemma3Layer:
         self._qkv = QKV(qkv_weights(config, index, weights), spec, turn, kernels)
         width = spec.n_heads * spec.d_head
         out = LinearWeights.take(weights, f"{name}.self_attn.o_proj", d, width, bias=config.o_bias)
-        self._out = kernels.linear(out.weight, out.bias)
+        self._out = kernels.closing(out)
         norm_attended = _gain(config, weights, f"{name}.post_attention_layernorm", d)
         self._attended = Adder("attn_out", norm_attended, kernels)
         self._norm_mlp = _gain(config, weights, f"{name}.pre_feedforward_layernorm", d)

@@ -34,6 +34,7 @@ class LlamaModel:
         self._embed = Embedding(
             weights.take("embed_tokens.weight", (config.d_vocab, config.d_model)),
             config.embed_scale,
+            kernels.look_up,
         )
         ropes = rope_tables(config, self._embed.weight.device)
         self._layers = [
@@ -77,7 +78,7 @@ class LlamaLayer:
         self._qkv = QKV(qkv_weights(config, index, weights), spec, turn, kernels)
         width = spec.n_heads * spec.d_head
         out = LinearWeights.take(weights, f"{name}.self_attn.o_proj", d, width, bias=config.o_bias)
-        self._out = kernels.linear(out.weight, out.bias)
+        self._out = kernels.closing(out)
         self._norm_mlp = rms_gain(config, weights, f"{name}.post_attention_layernorm", d)
         self._attended = Adder("attn_out", None, kernels)
         self._mlp = gated_mlp(config, index, weights, kernels)

@@ -12,17 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.kernels import attend, gate, layer_norm, linear, norm, turn_heads, unembed
 from headstream.model.kernels.attend import AttendKernel
 from headstream.model.kernels.build import KernelUnavailableError
 from headstream.model.kernels.gate import Gate
 from headstream.model.kernels.layer_norm import LayerNorm, NativeLayerNorm, PostNorm
-from headstream.model.kernels.linear import MakeActivated, MakeGated, MakeLinear, NativeLinear
+from headstream.model.kernels.linear import (
+    Linear,
+    MakeActivated,
+    MakeGated,
+    MakeLinear,
+    NativeLinear,
+)
+from headstream.model.kernels.look_up import LookUp, look_up_rows
 from headstream.model.kernels.norm import Add, AddNorm, NativeNorm, RmsNorm
 from headstream.model.kernels.panels import PackPanels
 from headstream.model.kernels.turn_heads import TurnHeads
 from headstream.model.kernels.unembed import MakeUnembed, NativeUnembed
+from headstream.model.layers.linear import LinearWeights
 
 Quantization = Literal["none", "int8"]
 """How the weights of linears and of the unembedding are stored."""
@@ -48,6 +58,13 @@ class Kernels:
     unembed: MakeUnembed
     attend: AttendKernel | None  # None: attention of torch
     attends: Callable[[AttentionSpec, int], bool]  # whether ``attend`` takes blocks of that size
+    look_up: LookUp = look_up_rows
+    add_shares: Linear | None = None  # y [M, out], a rank's part of a sum -> the sum; None: it is
+
+    def closing(self, weights: LinearWeights) -> Linear:
+        """The linear that ends a half of a layer, where the shares of the ranks are added up."""
+        linear, add_shares = self.linear(weights.weight, weights.bias), self.add_shares
+        return linear if add_shares is None else lambda x: add_shares(linear(x))
 
 
 def _attends_none(*_: object) -> bool:
@@ -86,6 +103,13 @@ def load_gpu_kernels() -> Kernels:
     from headstream.model.kernels.gpu import GPU_KERNELS  # noqa: PLC0415 - needs Triton
 
     return GPU_KERNELS
+
+
+def choose_kernels(device: torch.device, cache_dir: Path, *, quantization: Quantization) -> Kernels:
+    """Those of the device, compiled under ``cache_dir`` if need be."""
+    if device.type == "cuda":
+        return load_gpu_kernels()
+    return load_kernels(cache_dir / "kernels", quantization)
 
 
 def load_kernels(cache_dir: Path, quantization: Quantization = "none") -> Kernels:

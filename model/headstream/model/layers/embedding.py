@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from headstream.model.kernels.look_up import LookUp, look_up_rows
 
 
 class Embedding:
@@ -13,11 +14,12 @@ class Embedding:
     (sqrt(640) is 25.25 in bfloat16).
     """
 
-    def __init__(self, weight: Tensor, scale: float = 1.0) -> None:
+    def __init__(self, weight: Tensor, scale: float = 1.0, look_up: LookUp = look_up_rows) -> None:
+        self._look_up = look_up
         self.weight = weight  # [V, d], unscaled
         self._scale = None if scale == 1.0 else weight.new_tensor(scale)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Look the rows up; always a fresh tensor."""
-        rows = torch.index_select(self.weight, 0, ids)
+        rows = self._look_up(self.weight, ids)
         return rows if self._scale is None else rows * self._scale

@@ -22,7 +22,7 @@ class MLP:
     ) -> None:
         """Raises UnsupportedModelError: an unknown activation."""
         self._up = kernels.activated(up, _known(activation))
-        self._down = kernels.linear(down.weight, down.bias)
+        self._down = kernels.closing(down)
 
     def __call__(self, x: Tensor, probe: Probe) -> Tensor:
         """Widen, activate, narrow."""
@@ -45,7 +45,7 @@ class GatedMLP:
     ) -> None:
         """Raises UnsupportedModelError: an unknown activation."""
         self._gated = kernels.gated(gate, up, _known(activation))
-        self._down = kernels.linear(down.weight, down.bias)
+        self._down = kernels.closing(down)
 
     def __call__(self, x: Tensor, probe: Probe) -> Tensor:
         """Widen twice, multiply the one by the activated other, narrow."""

@@ -22,8 +22,11 @@ class Unembedding:
     largest tokens flip by that rounding alone: ARCHITECTURE.md).
     """
 
-    def __init__(self, weight: Tensor, softcap: float | None, kernels: Kernels) -> None:
-        self.d_vocab = weight.shape[0]
+    def __init__(
+        self, weight: Tensor, softcap: float | None, kernels: Kernels, d_vocab: int
+    ) -> None:
+        """``weight``: as ``kernels`` take it, all V rows or one rank's."""
+        self.d_vocab = d_vocab
         self._unembed = kernels.unembed(weight, softcap)
 
     @classmethod
@@ -47,7 +50,7 @@ class Unembedding:
             raise CheckpointError(
                 "lm_head.weight differs from the embedding, but the config ties the two"
             )
-        return cls(weight, config.logit_softcap, kernels)
+        return cls(weight, config.logit_softcap, kernels, config.d_vocab)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Normed rows [R, d] -> logits float32 [R, V]."""

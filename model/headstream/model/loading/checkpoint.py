@@ -22,6 +22,7 @@ from headstream.model.errors import (
 )
 from headstream.model.loading.header import TensorEntry, read_header
 from headstream.model.loading.progress import Progress, silent
+from headstream.model.weights import Part
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -80,7 +81,7 @@ class Checkpoint:
         """Whether the checkpoint holds a tensor of that name."""
         return name in self._found
 
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+    def take(self, name: str, shape: tuple[int, ...], part: Part | None = None) -> Tensor:
         """See ``Weights.take``."""
         if name not in self._found:
             raise MissingTensorError(name)
@@ -89,7 +90,12 @@ class Checkpoint:
             raise TensorShapeError(name, shape, stored.entry.shape)
         if stored.entry.dtype not in _FLOATS:
             raise UnsupportedModelError(f"tensor {name!r} is stored as {stored.entry.dtype}")
-        tensor: Tensor = self._files[stored.file].get_tensor(stored.name)
+        file = self._files[stored.file]
+        tensor: Tensor = (
+            file.get_tensor(stored.name)
+            if part is None
+            else _read(file.get_slice(stored.name), part)
+        )
         self._taken.add(name)
         self._progress("weights", len(self._taken), len(self._found))
         return tensor.to(self._device, self._dtype)
@@ -121,6 +127,13 @@ class Checkpoint:
                 where = f"in {self._found[name].file} and in {path.name}"
                 raise DuplicateTensorError(name, where)
             self._found[name] = _Stored(path.name, stored, entry)
+
+
+def _read(stored: Any, part: Part) -> Tensor:
+    """A part of a tensor that is not in memory."""
+    place = slice(part.place.start, part.place.stop)
+    tensor: Tensor = stored[place] if part.axis == 0 else stored[:, place]
+    return tensor
 
 
 def _strip_prefix(stored: str) -> str:

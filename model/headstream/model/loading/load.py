@@ -12,6 +12,8 @@ from headstream.model.kernels import Kernels
 from headstream.model.loading.checkpoint import CPU, Checkpoint
 from headstream.model.loading.hf_config import read_config
 from headstream.model.loading.progress import Progress, silent
+from headstream.model.parallel.split import Split, split_config
+from headstream.model.parallel.weights import SplitWeights
 
 
 def load_model(
@@ -21,6 +23,7 @@ def load_model(
     progress: Progress = silent,
     *,
     device: torch.device = CPU,
+    split: Split | None = None,
 ) -> Model:
     """Read the config and weights in ``directory`` and build the model.
 
@@ -30,6 +33,7 @@ def load_model(
         kernels: what its layers compute with.
         progress: told how many tensors are read.
         device: where the weights live.
+        split: the part of one rank; None: the whole model. ``kernels`` add up what ranks compute.
 
     Raises:
         UnsupportedModelError: the checkpoint asks for something that is not implemented.
@@ -37,6 +41,10 @@ def load_model(
     """
     config = read_config(directory)
     checkpoint = Checkpoint(directory, dtype, progress, device)
-    model = build_model(config, checkpoint, kernels)
+    if split is None:
+        model = build_model(config, checkpoint, kernels)
+    else:
+        weights = SplitWeights(checkpoint, config, split)
+        model = build_model(split_config(config, split), weights, kernels)
     checkpoint.check_all_used()
     return model

@@ -10,18 +10,19 @@ import torch
 from headstream.model import fingerprint
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.device import check_quantization, choose_device, choose_dtype
-from headstream.model.kernels import load_gpu_kernels, load_kernels
+from headstream.model.kernels import choose_kernels
 from headstream.model.kv_cache import KVCache, block_bytes
-from headstream.model.loading.load import load_model
+from headstream.model.loading.hf_config import read_config
 from headstream.model.loading.manifest import verify_manifest
 from headstream.model.loading.sentence_transformer import read_sentence_transformer
 from headstream.model.loading.source import resolve
-from headstream.model.runner import Runner, make_runner
+from headstream.model.runner import Runner
 from headstream.model.sites import site_names
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.invariance import is_batch_invariant
 from headstream.server.engine.messages import Ready
+from headstream.server.engine.ranks import Alone, Lead
 from headstream.server.engine.scheduler import Scheduler
 
 _BLOCK_SIZE = {"cpu": 32, "cuda": 64}
@@ -32,8 +33,12 @@ _BUDGET = {"cpu": 2048, "cuda": 8192}
 Progress = Callable[[str, int, int], None]
 
 
-def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, Ready]:
+def build(
+    config: EngineConfig, progress: Progress, address: str = ""
+) -> tuple[Runner, Scheduler, Ready]:
     """Load the model and lay out the KV memory.
+
+    ``address`` of the engine's socket: other ranks, if there are any, are met beside it.
 
     Raises:
         ModelError: the model cannot be loaded; the message says why.
@@ -50,25 +55,27 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         verify_manifest(source, Path(config.manifest), progress)
     sentences = read_sentence_transformer(source)
     directory = sentences.directory
-    if device.type == "cuda":
-        kernels = load_gpu_kernels()
-    else:
-        progress("kernels", 0, 1)
-        kernels = load_kernels(cache_dir / "kernels", config.quantization)
-        progress("kernels", 1, 1)
-    model = load_model(directory, dtype, kernels, progress, device=device)
-    sizes = model.config
+    progress("kernels", 0, 1)
+    kernels = choose_kernels(device, cache_dir, quantization=config.quantization)
+    progress("kernels", 1, 1)
+    sizes = read_config(directory)
+    ranks = Alone(kernels, device)
+    if config.tensor_parallel > 1:
+        ranks = Lead(kernels, device, config, sizes, address)
     block_size = config.block_size or _BLOCK_SIZE[device.type]
+    digest = fingerprint.weights_sha256(directory, cache_dir, progress)
+    model = ranks.load(directory, dtype, progress)
     budget = config.max_num_batched_tokens or _BUDGET[device.type]
     longest = min(
         sizes.max_model_len, config.max_model_len or sentences.max_tokens or sizes.max_model_len
     )
     if sizes.causal:
-        num_blocks = _num_blocks(config, device, block_size, block_bytes(sizes, block_size, dtype))
+        bytes_each = block_bytes(model.config, block_size, dtype)
+        num_blocks = _num_blocks(config, device, block_size, bytes_each)
     else:  # of the texts of one step, whatever their lengths are
         num_blocks = -(-max(budget, longest) // block_size) + config.max_num_seqs
-    cache = KVCache(sizes, num_blocks, block_size, dtype, device)
-    runner = make_runner(model, cache, kernels)
+    cache = KVCache(model.config, num_blocks, block_size, dtype, device)
+    runner = ranks.make_runner(model, cache)
     if device.type == "cuda":
         progress("graphs", 0, 1)
         runner.warm_up()
@@ -100,7 +107,7 @@ def build(config: EngineConfig, progress: Progress) -> tuple[Runner, Scheduler, 
         quantization=config.quantization,
         backend=runner.backend,
         batch_invariant=is_batch_invariant(runner, scheduler.pool),
-        weights_sha256=fingerprint.weights_sha256(directory, cache_dir, progress),
+        weights_sha256=digest,
         eos_ids=sizes.eos_ids,
         blocks_total=num_blocks,
         block_size=block_size,

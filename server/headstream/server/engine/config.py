@@ -19,7 +19,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
         "auto"  # auto: bfloat16 where the hardware has it
     )
     quantization: Literal["none", "int8"] = "none"  # of linears and the unembedding
-    num_threads: int | None = None  # None: one per core this process may use
+    num_threads: int | None = None  # of a rank; None: one per core this process may use, shared
+    tensor_parallel: int = 1  # ranks that share the model, a process each
+    rank_timeout: float = 20.0  # seconds that ranks wait for each other
     max_num_batched_tokens: int | None = None  # N of a step; None: 2048 on CPU, 8192 on CUDA
     max_num_seqs: int = 64
     max_model_len: int | None = None  # None: what the model allows

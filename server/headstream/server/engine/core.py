@@ -88,6 +88,7 @@ class EngineCore:
 
     def heartbeat(self) -> None:
         """Report that the engine is alive and idle."""
+        self._runner.beat()
         self._report([], Frames(), {}, 0)
 
     def handle(self, message: ToEngine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -18,6 +17,7 @@ from headstream.server.engine.messages import (
     Shutdown,
     ToEngine,
 )
+from headstream.server.engine.parent import end_with_parent
 
 HEARTBEAT_MS = 1000
 
@@ -29,7 +29,7 @@ def run(config: EngineConfig, address: str, alive: Callable[[], bool]) -> None:
     socket.setsockopt(zmq.SNDHWM, 0)  # bounded by each sequence's credit, not by the socket
     socket.connect(address)
     try:
-        _serve(config, _Channel(socket), alive)
+        _serve(config, address, _Channel(socket), alive)
     finally:
         context.destroy(linger=HEARTBEAT_MS)
 
@@ -54,7 +54,9 @@ class _Channel:
         return messages
 
 
-def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -> None:
+def _serve(
+    config: EngineConfig, address: str, channel: _Channel, alive: Callable[[], bool]
+) -> None:
     from headstream.model.errors import ModelError  # noqa: PLC0415 - torch loads after main()
     from headstream.server.engine.build import build  # noqa: PLC0415 - as above
     from headstream.server.engine.core import EngineCore  # noqa: PLC0415 - as above
@@ -63,7 +65,7 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
         channel.send(Loading(stage, done, total))
 
     try:
-        runner, scheduler, ready = build(config, progress)
+        runner, scheduler, ready = build(config, progress, address)
     except (ModelError, ValueError, OSError, MemoryError) as error:
         channel.send(Failed(str(error) or repr(error)))
         return
@@ -74,6 +76,7 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
     while alive():
         for message in channel.receive(0 if core.has_work else HEARTBEAT_MS):
             if isinstance(message, Shutdown):
+                runner.close()
                 return
             core.handle(message)
         if core.has_work:
@@ -83,11 +86,11 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
 
 
 def main() -> None:
-    """The process: ``python -m headstream.server.engine.loop CONFIG_JSON ADDRESS``."""
+    """The process: ``python -m headstream.server.engine.loop CONFIG_JSON ADDRESS PARENT_PID``."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
-    parent = os.getppid()
+    alive = end_with_parent(int(sys.argv[3]))
     tune_allocator()
-    run(config, sys.argv[2], alive=lambda: os.getppid() == parent)
+    run(config, sys.argv[2], alive)
 
 
 if __name__ == "__main__":
