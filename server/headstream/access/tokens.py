@@ -26,8 +26,8 @@ from typing import Any, cast
 
 from headstream.access.files import FileError
 
-SCOPES = ("logits", "embeddings", "internals", "tokenizer", "model", "lookup")
-"""One for each service of the contract."""
+SCOPES = ("logits", "embeddings", "internals", "tokenizer", "model", "lookup", "inference")
+"""One for each service of the contract, and one for the Open Inference Protocol."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
