@@ -37,7 +37,7 @@ async def observed(case: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
 
 
 class Cases:
-    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
+    def __init__(self, channel: Any, token: str) -> None:  # some stubs are typed as blocking ones
         self._channel = channel
         self._metadata = (("authorization", f"Bearer {token}"), ("x-request-id", make.REQUEST_ID))
         self._embeddings: Any = embeddings_service_pb2_grpc.EmbeddingsServiceStub(channel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,5 +32,6 @@ def test_the_example_does_what_it_says(served: Served) -> None:
     with Client(address, token=served.token) as client:
         shape = client.embed(TEXTS).shape
         steps = [next(client.generate(text, max_new_tokens=1, logits="full")) for text in TEXTS]
-    likeliest = [[int(np.argmax(step.logits))] for step in steps]
+    rows: list[Any] = [step.logits for step in steps]
+    likeliest = [[int(np.argmax(row))] for row in rows]
     assert done.stdout.splitlines() == [f"{shape} [1.0, 1.0]", f"(2, 5) {likeliest}"]

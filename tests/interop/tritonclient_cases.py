@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
+import tritonclient.grpc as triton  # pyright: ignore[reportMissingImports]
+from tritonclient.utils import (  # pyright: ignore[reportMissingImports]
+    InferenceServerException,
+)
 
 
 class Cases:
