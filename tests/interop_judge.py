@@ -23,7 +23,7 @@ HEAD = """\
 
 The cases of gRPC's interop suite over our services, each answer compared with what the project's
 own client gets from the server itself; "-" is what a client cannot do. By
-`make reliability` on {date} ({versions}; {cores} cores, load {load:.0f}).
+`pytest --long tests/interop` on {date} ({versions}; {cores} cores, load {load:.0f}).
 
 """
 

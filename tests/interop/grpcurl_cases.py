@@ -74,8 +74,7 @@ class Cases:
 
     def server_stream(self) -> list[int]:
         events = self._call(f"{LOGITS}/Generate", self._make["generate_short"])
-        # A zero is left out, as JSON of protobuf does.
-        return [event["step"].get("tokenId", 0) for event in events if "step" in event]
+        return [_token(event["step"]) for event in events if "step" in event]
 
     def bidi(self) -> list[int]:
         replies = self._call(f"{EMBEDDINGS}/EmbedStream", *self._make["stream"])
@@ -112,11 +111,10 @@ class Cases:
             return self._call(self._make["unknown"], {}, flags=flags)
 
     def _command(self, *flags: str, token: str | None = None) -> list[str]:
-        headers = [f"authorization: Bearer {token or self._token}"]
-        headers += [f"x-request-id: {self._make['request_id']}"]
         command = [self._program, "-plaintext", "-max-msg-sz", str(16 << 20)]
-        for header in headers:
-            command += ["-H", header]
+        command += ["-reflect-header", f"authorization: Bearer {self._token}"]
+        command += ["-rpc-header", f"authorization: Bearer {token or self._token}"]
+        command += ["-rpc-header", f"x-request-id: {self._make['request_id']}"]
         return [*command, *flags, self._address]
 
     def _call(
@@ -130,6 +128,11 @@ class Cases:
     def _run(self, *arguments: str) -> str:
         *flags, last = arguments
         return _finished(_ran([*self._command(*flags), last], ""))
+
+
+def _token(step: dict[str, Any]) -> int:
+    """A zero is left out; reflection does not tell how JSON spells the name."""
+    return step.get("token_id", step.get("tokenId", 0))
 
 
 def _ran(command: list[str], sent: str) -> subprocess.CompletedProcess[str]:
