@@ -15,6 +15,10 @@ PROTO_BIN := .venv-proto/bin
 PROTO_READY := .venv-proto/.ready
 BUF := proto/node_modules/.bin/buf
 BUF_READY := proto/node_modules/.ready
+INTEROP := tests/interop
+INTEROP_BIN := .venv-interop/bin
+INTEROP_READY := .venv-interop/.ready
+INTEROP_NPM_READY := $(INTEROP)/node_modules/.ready
 WEB := server/headstream/server/explorer/web
 WEB_READY := $(WEB)/node_modules/.ready
 
@@ -34,7 +38,7 @@ help: ## List the targets
 
 ##@ Use
 
-setup: $(READY) ## Make .venv with everything the targets below need
+setup: $(READY) interop ## Make .venv with everything the targets below need, and the clients of tests/interop
 
 demo: $(READY) ## Start a server with a small real model and talk to it
 	$(BIN)/python -m headstream.server.cli demo $(ARGS)
@@ -50,8 +54,13 @@ bench: $(READY) ## Measure beside other engines (ARGS="--quick" for a try; see t
 test: $(READY) ## Run the tests (ARGS="-m 'not slow'" for the quick ones)
 	$(BIN)/python -m pytest $(ARGS)
 
-reliability: $(READY) ## The long form of the tests behind load balancers; rewrites docs/reliability.md
-	$(BIN)/python -m pytest --long tests/reliability $(ARGS)
+reliability: $(READY) interop ## The long form of the tests behind load balancers; rewrites docs/reliability.md
+	$(BIN)/python -m pytest --long tests/reliability tests/interop $(ARGS)
+
+.PHONY: interop
+interop: $(INTEROP_READY) # Without npm the cases of Node.js are skipped.
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(INTEROP_NPM_READY); \
+	else echo "the clients of Node.js are not installed: that needs npm"; fi
 
 coverage: $(READY) ## Run the tests and show the lines they miss
 	$(BIN)/coverage erase
@@ -143,7 +152,8 @@ sbom: $(LOCKED_READY) $(SUPPLY_READY) ## Write dist/headstream.cdx.json: what an
 ##@ Clean
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-proto .venv-supply .venv-locked proto/node_modules $(WEB)/node_modules dist build htmlcov .coverage .coverage.* \
+	rm -rf .venv .venv-proto .venv-supply .venv-locked .venv-interop proto/node_modules $(WEB)/node_modules \
+		$(INTEROP)/node_modules dist build htmlcov .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find proto client server model tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -182,6 +192,16 @@ $(BUF_READY): proto/package.json proto/package-lock.json
 	@command -v npm >/dev/null || { echo "error: the .proto files are checked with buf, which comes from npm:" \
 		"install Node.js with npm (Debian: apt-get install npm), then run this again" >&2; exit 1; }
 	npm --prefix proto ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+# Clients with versions of grpcio and protobuf of their own.
+$(INTEROP_READY): $(INTEROP)/requirements.txt
+	test -x $(INTEROP_BIN)/python || $(PYTHON) -m venv .venv-interop
+	$(INTEROP_BIN)/python -m pip install --quiet --requirement $(INTEROP)/requirements.txt
+	touch $@
+
+$(INTEROP_NPM_READY): $(INTEROP)/package.json $(INTEROP)/package-lock.json
+	npm --prefix $(INTEROP) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 $(WEB_READY): $(WEB)/package.json $(WEB)/package-lock.json

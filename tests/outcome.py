@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from kept_document import put_section
+
 HEAD = """\
 # Faults injected, and what survived
 
@@ -40,7 +42,7 @@ class Table:
         )
 
     def write(self, path: Path) -> None:
-        """The document of the long form."""
+        """The section of the long form."""
         head = HEAD.format(
             date=datetime.now(UTC).date(),
             python=platform.python_version(),
@@ -50,4 +52,4 @@ class Table:
             cores=len(os.sched_getaffinity(0)),
             load=os.getloadavg()[0],
         )
-        path.write_text(head + self.text())
+        put_section(path, head + self.text())

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PORTIONS = {
     "proto": ROOT / "proto" / "headstream" / "v1",
+    "open inference": ROOT / "proto" / "headstream" / "open_inference",
     "client": ROOT / "client" / "headstream" / "client",
     "server": ROOT / "server" / "headstream" / "server",
     "lookup": ROOT / "server" / "headstream" / "lookup",
@@ -83,9 +84,10 @@ def test_tests_have_no_init() -> None:
     assert sorted(map(name, (ROOT / "tests").rglob("__init__.py"))) == []
 
 
-def test_generated_modules_stand_beside_their_proto() -> None:
-    stubs = {re.sub(r"_pb2(_grpc)?\.pyi?$", "", p.name) for p in PORTIONS["proto"].glob("*_pb2*")}
-    assert stubs == {path.stem for path in PORTIONS["proto"].glob("*.proto")}
+@pytest.mark.parametrize("folder", ["proto", "open inference"])
+def test_generated_modules_stand_beside_their_proto(folder: str) -> None:
+    stubs = {re.sub(r"_pb2(_grpc)?\.pyi?$", "", p.name) for p in PORTIONS[folder].glob("*_pb2*")}
+    assert stubs == {path.stem for path in PORTIONS[folder].glob("*.proto")}
 
 
 def test_packaging_lists_every_portion() -> None:

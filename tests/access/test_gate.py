@@ -25,6 +25,7 @@ from headstream.client import (
     Tls,
     Unauthenticated,
 )
+from headstream.open_inference import inference_pb2
 from headstream.server.cli.app import app
 from headstream.server.config import Settings
 from headstream.server.listener import capabilities
@@ -72,12 +73,16 @@ def guarded(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Gener
     bob, second = make_token("bob", "--scope", "embeddings", "--scope", "tokenizer")
     carol, third = make_token("carol", "--requests-per-second", "2")
     file.write_text(first + second + third)
-    flags = ["--tokens", str(file), "--reload-interval", "0.1"]
+    flags = ["--tokens", str(file), "--reload-interval", "0.1", "--open-inference"]
     with running_server(tiny_model, *flags, stderr=log) as server:
         yield Guarded(server, file, log, alice, bob, carol)
 
 
-METHODS = [method for method, _ in capabilities(Settings())]
+OPEN_INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+METHODS = [
+    *(method for method, _ in capabilities(Settings())),
+    *(f"{OPEN_INFERENCE.full_name}/{method.name}" for method in OPEN_INFERENCE.methods),
+]
 
 
 def call(guarded: Guarded, method: str, *metadata: tuple[str, str]) -> tuple[str, str, float]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,42 +12,17 @@ import yaml
 
 from headstream.server.config import Settings
 from headstream.server.listener import service_names
-from proxy_process import DEPLOY, find_program
+from manifests import Manifest, check
+from manifests import render as manifests_of
 
-FOLDER = DEPLOY / "kubernetes"
-RENDERED = ["base", "overlays/cpu", "overlays/gpu", "overlays/gateway", "overlays/keda"]
-VERSION = "1.37"
-# Of kinds that Kubernetes itself does not know: the parts of their schemas that are used here.
-SCHEMAS: dict[str, Any] = json.loads((Path(__file__).parent / "crd_schemas.json").read_text())
-
-Manifest = dict[str, Any]
+FOLDERS = ["base", "overlays/cpu", "overlays/gpu", "overlays/gateway", "overlays/keda"]
 
 
 def render(folder: str) -> dict[str, Manifest]:
-    """One of each kind."""
-    return {manifest["kind"]: manifest for manifest in yaml.safe_load_all(kustomize(folder))}
+    return manifests_of(f"kubernetes/{folder}")
 
 
-@functools.cache
-def kustomize(folder: str) -> str:
-    command = [find_program("kubectl"), "kustomize", str(FOLDER / folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def check(*manifests: Manifest) -> None:
-    """Raises what the schemas say against one of them."""
-    for manifest in manifests:
-        _check(manifest)
-
-
-def _check(manifest: Manifest) -> None:
-    if manifest["kind"] in SCHEMAS:
-        jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
-    else:
-        kubernetes_validate.validate(manifest, VERSION, strict=True)
-
-
-@pytest.mark.parametrize("folder", RENDERED)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_manifest_keeps_to_its_schema(folder: str) -> None:
     manifests = render(folder)
     assert manifests.keys() >= {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"}

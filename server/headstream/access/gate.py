@@ -2,8 +2,8 @@
 
 The health service asks for no token: load balancers have none, and it tells no more than a
 connection does. Reflection wants a token, whatever its scopes. Each service of the contract wants
-the scope of its name. A token that is taken out of the file begins no more calls; those that run
-go on to their end.
+the scope of its name, and that of the Open Inference Protocol wants ``inference``. A token that is
+taken out of the file begins no more calls; those that run go on to their end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from headstream.access.refusal import no_token, scope_missing, unknown_token
 from headstream.access.tokens import Token, find, read_tokens
 
 _HEALTH = "/grpc.health."
-_METHOD = re.compile(r"/headstream\.v1\.([A-Za-z]+)Service/[A-Za-z]+")
+_METHOD = re.compile(
+    r"/(?:headstream\.v1\.([A-Za-z]+)|inference\.GRPC(Inference))Service/[A-Za-z]+"
+)
 _BEARER = re.compile(r"[Bb]earer ([!-~]+)")
 
 Metadata = Iterable[tuple[str, str | bytes]]
@@ -87,7 +89,7 @@ class Gate:
 def scope_of(method: str) -> str | None:
     """The scope that a method wants; None: any token will do."""
     found = _METHOD.fullmatch(method)
-    return found[1].lower() if found else None
+    return (found[1] or found[2]).lower() if found else None
 
 
 def _token_of(metadata: Metadata) -> str:

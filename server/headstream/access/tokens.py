@@ -27,8 +27,8 @@ from typing import Any, cast
 
 from headstream.access.files import FileError
 
-SCOPES = ("logits", "embeddings", "internals", "tokenizer", "model", "lookup")
-"""One for each service of the contract."""
+SCOPES = ("logits", "embeddings", "internals", "tokenizer", "model", "lookup", "inference")
+"""One for each service of the contract, and one for the Open Inference Protocol."""
 
 PRIORITIES = ("batch", "normal", "high")
 """Those of the contract, the more urgent the later."""

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """production: reflection and internals are off unless they are asked for."""
     reflection: bool = True
     """Serve grpc.reflection, which tells tools the contract."""
+    open_inference: bool = False
+    """Serve the Open Inference Protocol (KServe v2, `inference.GRPCInferenceService`) as well."""
     internals: bool = True
     """Serve Trace, Attention and LogitLens, and make the interventions that requests bring."""
 

@@ -66,12 +66,20 @@ class Embedder:
         self._changes = changes
         self._edits: tuple[Edit, ...] = ()
 
-    async def embed(self, inputs: Sequence[pb.EmbedInput]) -> list[pb.EmbedResult]:
-        """One result per input, in their order."""
+    async def embed(
+        self, inputs: Sequence[pb.EmbedInput], field: str = "inputs", *, all_or_none: bool = False
+    ) -> list[pb.EmbedResult]:
+        """One result per input, in their order.
+
+        ``field``: the word for the inputs in errors. ``all_or_none``: the first error is raised.
+        """
         with self._model.queue.enter(len(inputs)) as tickets:
             prepared = await gather(
-                [self._prepare(f"inputs[{i}]", item) for i, item in enumerate(inputs)]
+                [self._prepare(f"{field}[{i}]", item) for i, item in enumerate(inputs)]
             )
+            for item in prepared if all_or_none else ():
+                if isinstance(item, InvalidRequest):
+                    raise item
             good = [
                 (ticket, item)
                 for ticket, item in zip(tickets, prepared, strict=True)

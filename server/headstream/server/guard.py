@@ -32,7 +32,7 @@ from headstream.server.policy import CallPolicy
 from headstream.server.status import public_message
 
 Result = TypeVar("Result")
-_OWN_PREFIX = "/headstream."
+_OWN_PREFIXES = ("/headstream.", "/inference.")
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED"}
 
 DEADLINE_SLACK_SECONDS = 0.2
@@ -58,7 +58,7 @@ class Guard:
         self._policy = policy
         self._context = context
         self._method = method
-        self._own = method.startswith(_OWN_PREFIX)  # health and reflection have no deadline
+        self._own = method.startswith(_OWN_PREFIXES)  # health and reflection have no deadline
         self._session = session
         self._default = policy.stream_deadline if streaming else policy.unary_deadline
         self._call = Call(method.removeprefix("/"), request_id(context), streaming)

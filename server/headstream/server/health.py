@@ -9,7 +9,7 @@ from typing import Any
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from headstream.server.models import Models
+from headstream.server.models import Models, ServedModel
 
 
 class Health:
@@ -31,13 +31,16 @@ class Health:
         """Whether new calls are welcome."""
         return self._models.serving and not self.draining
 
+    def serves(self, model: ServedModel) -> bool:
+        """The same of one model."""
+        return model.serving and not self.draining
+
     async def update(self) -> None:
         """Tell everyone who watches."""
         for name in self._names:
             await self.servicer.set(name, _status(self.serving))
         for model in self._models:
-            serving = model.serving and not self.draining
-            await self.servicer.set(f"model/{model.name}", _status(serving))
+            await self.servicer.set(f"model/{model.name}", _status(self.serves(model)))
 
     def update_soon(self) -> None:
         """The same, from where nothing can be awaited."""

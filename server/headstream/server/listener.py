@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from headstream.access.certificates import Certificates
 from headstream.access.files import FileError
+from headstream.open_inference import inference_pb2, inference_pb2_grpc
 from headstream.server.config import Settings
 from headstream.server.errors import ConfigError
 from headstream.server.health import Health
@@ -25,6 +26,7 @@ from headstream.server.services.embeddings import EmbeddingsService
 from headstream.server.services.internals import InternalsService
 from headstream.server.services.logits import LogitsService
 from headstream.server.services.model import ModelService
+from headstream.server.services.open_inference import OpenInferenceService
 from headstream.server.services.tokenizer import TokenizerService
 from headstream.v1 import (
     embeddings_service_pb2,
@@ -41,6 +43,10 @@ from headstream.v1 import (
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 KEEPALIVE_SECONDS = 60
+
+_OPEN_INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name[
+    "GRPCInferenceService"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +79,8 @@ def _entries() -> tuple[_Entry, ...]:
 
 def service_names(settings: Settings) -> tuple[str, ...]:
     """Full names of the services that are served."""
-    return tuple(
-        entry.descriptor.full_name for entry in _entries() if _is_on(settings, entry.servicer)
-    )
+    names = [entry.descriptor.full_name for entry in _entries() if _is_on(settings, entry.servicer)]
+    return (*names, _OPEN_INFERENCE.full_name) if settings.open_inference else tuple(names)
 
 
 def capabilities(settings: Settings) -> tuple[tuple[str, bool], ...]:
@@ -127,6 +132,11 @@ def make_server(
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(
         ModelService(models, capabilities(settings)), server
     )
+    if settings.open_inference:
+        open_inference: Any = OpenInferenceService
+        inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            open_inference(models, metrics, health, settings.session_idle), server
+        )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if settings.serves_reflection:
         names = (*service_names(settings), HEALTH_SERVICE, reflection.SERVICE_NAME)

@@ -98,7 +98,7 @@ class Metrics:
         # Constants
         self.limit = gauge("limit", "Configured limits.", ("model", "limit"))
         Info("headstream_build", "What is running.", registry=registry).info(
-            {"version": _version(), "python": platform.python_version()}
+            {"version": package_version(), "python": platform.python_version()}
         )
 
     def set_limits(self, model: str, limits: Limits) -> None:
@@ -154,7 +154,8 @@ class _Growth:
         self._last = total
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Of Headstream itself."""
     try:
         return version("headstream")
     except PackageNotFoundError:  # run from a source tree that is not installed

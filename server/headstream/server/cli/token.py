@@ -22,8 +22,8 @@ def new(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="A service it is for: logits, embeddings, internals, tokenizer, model or lookup;"
-            " may be repeated. Default: all."
+            help="A service it is for: logits, embeddings, internals, tokenizer, model, lookup or"
+            " inference (the Open Inference Protocol); may be repeated. Default: all."
         ),
     ] = None,
     requests_per_second: Annotated[float | None, typer.Option(help="Calls begun.")] = None,
