@@ -108,7 +108,7 @@ async def test_both_replicas_are_asked(cluster: Cluster, table: Table) -> None:
     replicas = cluster.replicas()
     async with grpc.aio.insecure_channel(cluster.address) as channel:
         calls = Calls(channel)
-        key = ("requests_total", EMBED, "OK")
+        key = ("requests_total", "OK", EMBED)
         before = [metrics(replica).get(key, 0.0) for replica in replicas]
         for _ in range(200):
             await calls.embed()

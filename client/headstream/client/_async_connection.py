@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -47,6 +49,13 @@ class AsyncConnection:
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
         self.internals = internals_grpc.InternalsServiceStub(channel)
         self.models = model_grpc.ModelServiceStub(channel)
+
+    def with_metadata(self, key: str, value: str) -> Self:
+        """The same channel, with one more pair sent with every call."""
+        other = copy.copy(self)
+        metadata = (*self._target.metadata, (key, value))
+        other._target = dataclasses.replace(self._target, metadata=metadata)  # noqa: SLF001 - one of us
+        return other
 
     async def call(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar, cast
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import grpc
 
@@ -46,6 +48,13 @@ class Connection:
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
         self.internals = internals_grpc.InternalsServiceStub(channel)
         self.models = model_grpc.ModelServiceStub(channel)
+
+    def with_metadata(self, key: str, value: str) -> Self:
+        """The same channel, with one more pair sent with every call."""
+        other = copy.copy(self)
+        metadata = (*self._target.metadata, (key, value))
+        other._target = dataclasses.replace(self._target, metadata=metadata)  # noqa: SLF001 - one of us
+        return other
 
     def call(
         self,

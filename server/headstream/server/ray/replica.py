@@ -37,7 +37,7 @@ def replica_settings(arguments: Mapping[str, object]) -> Settings:
     Raises:
         ConfigError: A setting is unknown, wrong, or of no use behind Ray.
     """
-    settings = load_settings(**{**_DEFAULTS, **arguments})
+    settings = load_settings((), None, **{**_DEFAULTS, **arguments})
     if settings.tls_cert is not None:
         raise ConfigError("tls_cert: Ray speaks plaintext to its replicas; put TLS in front of it")
     return settings
