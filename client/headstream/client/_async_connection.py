@@ -43,7 +43,7 @@ class AsyncConnection:
         )
         self._channel = channel
         self._target = target
-        self._connected = False
+        self._connected = asyncio.Event()  # of all that share the channel
         self.logits = logits_grpc.LogitsServiceStub(channel)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
@@ -169,14 +169,14 @@ class AsyncConnection:
         Raises:
             Unavailable: There is none.
         """
-        if self._connected:
+        if self._connected.is_set():
             return
         try:
             async with asyncio.timeout(self._target.connect_timeout):
                 await self._channel.channel_ready()
         except TimeoutError:
             raise _status.unreachable(self._target) from None
-        self._connected = True
+        self._connected.set()
 
 
 async def _read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import grpc
@@ -42,7 +43,7 @@ class Connection:
         )
         self._channel = channel
         self._target = target
-        self._connected = False
+        self._connected = threading.Event()  # of all that share the channel
         self.logits = logits_grpc.LogitsServiceStub(channel)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(channel)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(channel)
@@ -168,7 +169,7 @@ class Connection:
 
     def _connect(self) -> None:
         """Before the first call: wait for a healthy server, so that none being there is told."""
-        if self._connected:
+        if self._connected.is_set():
             return
         ready = grpc.channel_ready_future(self._channel)
         try:
@@ -177,7 +178,7 @@ class Connection:
             raise _status.unreachable(self._target) from None
         finally:
             ready.cancel()
-        self._connected = True
+        self._connected.set()
 
 
 def _read(call: SyncCall[ReplyT], state: StreamState[ReplyT]) -> None:
