@@ -38,7 +38,7 @@ async def part_of_first(replicas: list[Replica], embed: Embed) -> float:
 
 async def loses_and_finds(replicas: list[Replica], embed: Embed) -> int:
     """The first replica's engine dies and is started again: the calls made meanwhile."""
-    assert await part_of_first(replicas, embed) == 0.5
+    assert 0.4 <= await part_of_first(replicas, embed) <= 0.6
     for engine in replicas[0].server.engines():
         engine.kill()
     await asyncio.to_thread(wait_until_unwell, replicas[0])
@@ -47,7 +47,7 @@ async def loses_and_finds(replicas: list[Replica], embed: Embed) -> int:
         await embed()
         calls += 1
     await asyncio.to_thread(comes_back, replicas, asyncio.get_running_loop(), embed)
-    assert await part_of_first(replicas, embed) == 0.5
+    assert 0.4 <= await part_of_first(replicas, embed) <= 0.6
     return calls
 
 
