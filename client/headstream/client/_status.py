@@ -73,7 +73,7 @@ def from_call(call: FailedCall, index: int | None = None) -> errors.RpcError:
 
 
 def was_reset(details: errors.ErrorDetails) -> bool:
-    """Whether a call was cancelled, and not by this client: so a proxy ends those of a dead server."""
+    """Whether it was cancelled, but not by this client: as a proxy ends those of a dead server."""
     return details.code == "CANCELLED" and details.message != _CANCELLED_HERE
 
 
