@@ -64,7 +64,7 @@ class Replica:
         configure_logs(settings)
         self._front = Front(settings)
         ports = await self._front.listen()
-        self._relay = Relay(ports.address)
+        self.relay = Relay(ports.address)
         try:
             await self._front.load(lambda _: None)
         except BaseException:
@@ -86,7 +86,7 @@ class Replica:
 
     async def __del__(self) -> None:  # Ray awaits it, after the last call
         await self._front.drain()
-        await self._relay.close()
+        await self.relay.close()
         await self._front.close()
 
 
@@ -94,12 +94,12 @@ def _add(path: str, method: MethodDescriptor) -> None:
     """Ray calls the method of a deployment that has the name of the RPC's."""
 
     async def one(self: Replica, request: Message, grpc_context: RayContext) -> Reply:
-        return await self._relay.call(path, request, grpc_context)
+        return await self.relay.call(path, request, grpc_context)
 
     async def many(
         self: Replica, request: Message | AsyncIterable[Message], grpc_context: RayContext
     ) -> AsyncGenerator[Reply]:
-        async with aclosing(self._relay.stream(path, request, grpc_context)) as replies:
+        async with aclosing(self.relay.stream(path, request, grpc_context)) as replies:
             async for reply in replies:
                 yield reply
 
