@@ -40,6 +40,7 @@ class Cluster:
         folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([*filter(None, folders), str(TESTS)]),
+            "RAY_raylet_start_wait_time_s": "180",  # on a busy machine
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             # Replicas are slower to leave by default (30 s).
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
