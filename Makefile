@@ -8,6 +8,8 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+RAY_BIN := .venv-ray/bin
+RAY_READY := .venv-ray/.ready
 SUPPLY_BIN := .venv-supply/bin
 SUPPLY_READY := .venv-supply/.ready
 LOCKED_READY := .venv-locked/.ready
@@ -26,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve bench test reliability coverage check format clean lock sbom \
+.PHONY: help setup demo serve bench test reliability ray coverage check format clean lock sbom \
 	check-format check-lint check-types check-mypy check-pyright check-imports check-layout explorer check-explorer \
 	proto check-proto check-buf breaking
 
@@ -61,6 +63,9 @@ reliability: $(READY) interop ## The long form of the tests behind load balancer
 interop: $(INTEROP_READY) # Without npm the cases of Node.js are skipped.
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory $(INTEROP_NPM_READY); \
 	else echo "the clients of Node.js are not installed: that needs npm"; fi
+
+ray: $(RAY_READY) ## The tests of the Ray Serve application, in an environment of its own (Ray takes half a gigabyte)
+	$(RAY_BIN)/python -m pytest tests/reliability/test_ray.py $(ARGS)
 
 coverage: $(READY) ## Run the tests and show the lines they miss
 	$(BIN)/coverage erase
@@ -152,8 +157,8 @@ sbom: $(LOCKED_READY) $(SUPPLY_READY) ## Write dist/headstream.cdx.json: what an
 ##@ Clean
 
 clean: ## Remove environments, caches and build output
-	rm -rf .venv .venv-proto .venv-supply .venv-locked .venv-interop proto/node_modules $(WEB)/node_modules \
-		$(INTEROP)/node_modules dist build htmlcov .coverage .coverage.* \
+	rm -rf .venv .venv-proto .venv-supply .venv-locked .venv-interop .venv-ray proto/node_modules \
+		$(WEB)/node_modules $(INTEROP)/node_modules dist build htmlcov .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find proto client server model tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -166,6 +171,12 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --editable '.[server,embedded,minilm,lookup,bench,dev]' --constraint constraints.txt
+	touch $@
+
+$(RAY_READY): pyproject.toml constraints.txt
+	test -x $(RAY_BIN)/python || $(PYTHON) -m venv .venv-ray
+	$(RAY_BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(RAY_BIN)/python -m pip install --quiet --editable '.[server,ray]' pytest pytest-asyncio pytest-timeout --constraint constraints.txt
 	touch $@
 
 $(SUPPLY_READY): pyproject.toml constraints.txt

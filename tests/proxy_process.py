@@ -107,18 +107,21 @@ def _haproxy(
     if tls is not None:
         text = text.replace("    bind :50051 proto h2\n", "").replace("# tls: ", "")
         text = tls.put(text, directory)
-    lines = [
-        line.replace(":50051", f"127.0.0.1:{port}")
-        for line in text.splitlines()
-        if not line.strip().startswith("server ")
-    ]
-    lines += [
-        f"    server headstream-{number} 127.0.0.1:{replica.port} port {replica.admin_port}"
-        for number, replica in enumerate(replicas)
-    ]
+    text = text.replace(":50051", f"127.0.0.1:{port}")
     path = directory / "haproxy.cfg"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text(re.sub(r"(    server .*\n)+", lambda group: _servers(group[0], replicas), text))
     return [find_program("haproxy"), "-q", "-db", "-f", str(path)]
+
+
+def _servers(lines: str, replicas: Sequence[Replica]) -> str:
+    """The replicas in place of the servers of one backend."""
+    names = [f"headstream-{number}" for number in range(len(replicas))]
+    tracks = "track" in lines  # the checks of another backend
+    return "".join(
+        f"    server {name} 127.0.0.1:{replica.port} "
+        + (f"track headstream/{name}\n" if tracks else f"port {replica.admin_port}\n")
+        for name, replica in zip(names, replicas, strict=True)
+    )
 
 
 def _nginx(

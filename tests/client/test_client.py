@@ -126,6 +126,7 @@ def test_a_stream_without_all_ends_is_broken_where_the_least_advanced_stopped(sc
         (grpc.StatusCode.UNAVAILABLE, StreamBroken),
         (grpc.StatusCode.INTERNAL, StreamBroken),
         (grpc.StatusCode.UNKNOWN, StreamBroken),
+        (grpc.StatusCode.CANCELLED, StreamBroken),  # by whoever is in between
         (grpc.StatusCode.ABORTED, Aborted),
     ],
 )

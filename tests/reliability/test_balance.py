@@ -73,8 +73,11 @@ async def test_a_late_replica_gets_its_share(
     assert LEAST <= late <= MOST
 
 
-async def test_a_prefix_stays_with_its_replica(replicas: list[Replica], tmp_path: Path) -> None:
-    with running_proxy("envoy", replicas, tmp_path) as address:
+@pytest.mark.parametrize("proxy", ["envoy", "haproxy"])
+async def test_a_prefix_stays_with_its_replica(
+    proxy: str, replicas: list[Replica], tmp_path: Path
+) -> None:
+    with running_proxy(proxy, replicas, tmp_path) as address:
         async with grpc.aio.insecure_channel(address) as channel:
             homes: list[int] = []
             for prefix in range(24):

@@ -13,6 +13,7 @@ from headstream.client._async_looking import AsyncLooking
 from headstream.client._base import BaseClient
 from headstream.client._decode_rows import ARRAYS, TOP_LOGITS
 from headstream.client._generation import AsyncGeneration
+from headstream.client._prefix import PrefixSharing
 from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 
 class AsyncClient(
+    PrefixSharing[AsyncConnection],
     AsyncEmbedStreaming,
     AsyncLooking,
     BaseClient[AsyncGeneration, AsyncDecoding[Array], AsyncDecoding[TopLogits]],

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+import copy
+import dataclasses
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 import grpc.aio
@@ -42,12 +44,19 @@ class AsyncConnection:
         self._channel = channel
         stubs = _channel.traced(channel, target.address)
         self._target = target
-        self._connected = False
+        self._connected = asyncio.Event()  # of all that share the channel
         self.logits = logits_grpc.LogitsServiceStub(stubs)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(stubs)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(stubs)
         self.internals = internals_grpc.InternalsServiceStub(stubs)
         self.models = model_grpc.ModelServiceStub(stubs)
+
+    def with_metadata(self, key: str, value: str) -> Self:
+        """The same channel, with one more pair sent with every call."""
+        other = copy.copy(self)
+        metadata = (*self._target.metadata, (key, value))
+        other._target = dataclasses.replace(self._target, metadata=metadata)  # noqa: SLF001 - one of us
+        return other
 
     async def call(
         self,
@@ -163,11 +172,11 @@ class AsyncConnection:
         Raises:
             Unavailable: There is none.
         """
-        if self._connected:
+        if self._connected.is_set():
             return
         try:
             async with asyncio.timeout(self._target.connect_timeout):
                 await self._channel.channel_ready()
         except TimeoutError:
             raise _status.unreachable(self._target) from None
-        self._connected = True
+        self._connected.set()

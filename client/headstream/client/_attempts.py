@@ -56,4 +56,5 @@ class Attempts:
 def _may_pass(error: RpcError) -> bool:
     """Whether another server, or this one later, may do better."""
     at_fault = error.code == "INTERNAL" and error.reason  # the server itself says so
-    return isinstance(error, (StreamBroken, Unavailable)) and not at_fault
+    passing = isinstance(error, (StreamBroken, Unavailable)) or _status.was_reset(error.details)
+    return passing and not at_fault

@@ -12,6 +12,7 @@ from headstream.client._decoding import Decoding
 from headstream.client._embed_stream import EmbedStreaming
 from headstream.client._generation import Generation
 from headstream.client._looking import Looking
+from headstream.client._prefix import PrefixSharing
 from headstream.client._results import Array, TopLogits
 from headstream.v1 import model_service_pb2 as model_pb
 
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     from headstream.v1 import logits_service_pb2 as logits_pb
 
 
-class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], Decoding[TopLogits]]):
+class Client(
+    PrefixSharing[Connection],
+    EmbedStreaming,
+    Looking,
+    BaseClient[Generation, Decoding[Array], Decoding[TopLogits]],
+):
     """A connection to a Headstream server, or to several behind one name. Threads may share it.
 
     Every method raises an `RpcError` when its call fails; the subclass says how.
@@ -271,9 +277,8 @@ class Client(EmbedStreaming, Looking, BaseClient[Generation, Decoding[Array], De
         Raises:
             NotFound: The server has no model of that name.
         """
-        reply = self._rpc.call(
-            self._rpc.models.GetModel, model_pb.GetModelRequest(model=name), timeout
-        )
+        request = model_pb.GetModelRequest(model=name)
+        reply = self._rpc.call(self._rpc.models.GetModel, request, timeout)
         return _replies.model_info(reply.model)
 
     def close(self) -> None:

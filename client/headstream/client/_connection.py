@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import copy
+import dataclasses
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
@@ -41,12 +44,19 @@ class Connection:
         self._channel = channel
         stubs = _channel.traced(channel, target.address)
         self._target = target
-        self._connected = False
+        self._connected = threading.Event()  # of all that share the channel
         self.logits = logits_grpc.LogitsServiceStub(stubs)
         self.embeddings = embeddings_grpc.EmbeddingsServiceStub(stubs)
         self.tokenizer = tokenizer_grpc.TokenizerServiceStub(stubs)
         self.internals = internals_grpc.InternalsServiceStub(stubs)
         self.models = model_grpc.ModelServiceStub(stubs)
+
+    def with_metadata(self, key: str, value: str) -> Self:
+        """The same channel, with one more pair sent with every call."""
+        other = copy.copy(self)
+        metadata = (*self._target.metadata, (key, value))
+        other._target = dataclasses.replace(self._target, metadata=metadata)  # noqa: SLF001 - one of us
+        return other
 
     def call(
         self,
@@ -164,7 +174,7 @@ class Connection:
 
     def _connect(self) -> None:
         """Before the first call: wait for a healthy server, so that none being there is told."""
-        if self._connected:
+        if self._connected.is_set():
             return
         ready = grpc.channel_ready_future(self._channel)
         try:
@@ -173,4 +183,4 @@ class Connection:
             raise _status.unreachable(self._target) from None
         finally:
             ready.cancel()
-        self._connected = True
+        self._connected.set()

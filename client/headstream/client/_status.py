@@ -31,6 +31,7 @@ _BY_CODE: Mapping[str, type[errors.RpcError]] = {
 
 # A process that dies in the middle of a stream looks like any of these, depending on the proxy.
 _BROKEN_STREAM = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN"})
+_CANCELLED_HERE = "Locally cancelled by application!"  # gRPC's own words
 
 
 class FailedCall(Protocol):
@@ -64,11 +65,16 @@ def from_call(error: grpc.RpcError, index: int | None = None) -> errors.RpcError
     details = parse_details(cast("FailedCall", error))
     if index is not None and details.code == "ABORTED":
         return errors.Aborted(details, index)
-    if index is not None and details.code in _BROKEN_STREAM:
+    if index is not None and (details.code in _BROKEN_STREAM or was_reset(details)):
         return errors.StreamBroken(details, index)
     if details.code == "ABORTED":
         return errors.Aborted(details, 0)
     return _BY_CODE.get(details.code, errors.RpcError)(details)
+
+
+def was_reset(details: errors.ErrorDetails) -> bool:
+    """Whether it was cancelled, but not by this client: as a proxy ends those of a dead server."""
+    return details.code == "CANCELLED" and details.message != _CANCELLED_HERE
 
 
 def unfinished(index: int, without: str = "its end event") -> errors.StreamBroken:

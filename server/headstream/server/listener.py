@@ -77,6 +77,11 @@ def _entries() -> tuple[_Entry, ...]:
     )
 
 
+def contract() -> tuple[ServiceDescriptor, ...]:
+    """The services of the contract."""
+    return tuple(entry.descriptor for entry in _entries())
+
+
 def service_names(settings: Settings) -> tuple[str, ...]:
     """Full names of the services that are served."""
     names = [entry.descriptor.full_name for entry in _entries() if _is_on(settings, entry.servicer)]

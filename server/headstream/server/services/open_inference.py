@@ -13,6 +13,7 @@ from headstream.open_inference import inference_pb2_grpc
 from headstream.server.call import current_call
 from headstream.server.context import Context
 from headstream.server.embedder import Embedder
+from headstream.server.engine.priority import Priority
 from headstream.server.errors import EngineFault, EngineUnavailable, ServiceError
 from headstream.server.first_request import first_request
 from headstream.server.health import Health
@@ -152,7 +153,7 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             yield answer
             return
         check_version(request.model_version)
-        model = self._models.get_for_logits(request.model_name, "ModelStreamInfer")
+        model = self._models.get_for_logits(request.model_name, Priority.NORMAL, "ModelStreamInfer")
         prompt, wanted = parse_continue(request, model.limits)
         with fields_of(request.inputs[0].name):
             # Any: a generator, which the generated types call an iterator.
@@ -166,7 +167,7 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         model = self._models.get(request.model_name)
         call = parse_infer(request, model.ready, model.limits)
         if call.goes_on:
-            self._models.get_for_logits(request.model_name, "ModelInfer")
+            self._models.get_for_logits(request.model_name, Priority.NORMAL, "ModelInfer")
         with fields_of(call.tensor):
             arrays = {
                 **(await self._embed(model, call) if EMBEDDING in call.wanted else {}),

@@ -1,0 +1,1 @@
+"""A Ray Serve application: replicas of the whole server, behind Ray's own gRPC port."""
