@@ -64,7 +64,7 @@ def _serve(config: EngineConfig, channel: _Channel, alive: Callable[[], bool]) -
 
     try:
         runner, scheduler, ready = build(config, progress)
-    except (ModelError, ValueError, OSError, MemoryError) as error:
+    except (ModelError, ValueError, OSError, MemoryError, RuntimeError) as error:
         channel.send(Failed(str(error) or repr(error)))
         return
     core = EngineCore(
