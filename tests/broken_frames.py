@@ -80,7 +80,9 @@ def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
         frame(DATA, b"x", stream=0),
         frame(DATA, b"x", stream=2),
         frame(HEADERS, b"\xff" * 50, stream=3, flags=END_HEADERS),
-        frame(rng.randrange(256), rng.randbytes(30), stream=rng.randrange(9), flags=rng.randrange(256)),
+        frame(
+            rng.randrange(256), rng.randbytes(30), stream=rng.randrange(9), flags=rng.randrange(256)
+        ),
     ]
     cut = bytearray(whole)
     cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(8)
@@ -96,7 +98,8 @@ def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
         start + rng.choice(lies) + whole[len(start) :],
         start + frame(HEADERS, call, stream=1) + frame(CONTINUATION, b"", stream=1) * 500,
         start + frame(HEADERS, late, stream=1, flags=END_HEADERS) + whole[len(opened) :],
-        start + b"".join(  # opened and left, again and again
+        start
+        + b"".join(  # opened and left, again and again
             frame(HEADERS, call, stream=number, flags=END_HEADERS)
             + frame(RST, b"\0\0\0\x08", stream=number)
             for number in range(1, 201, 2)

@@ -92,7 +92,9 @@ def _scale_numbers(data: bytes, rng: random.Random) -> bytes:
     """Numbers that are plausible one by one."""
     value = json.loads(data)
     numbers = [
-        (container, key) for container, key in _places(value) if type(container[key]) in {int, float}
+        (container, key)
+        for container, key in _places(value)
+        if type(container[key]) in {int, float}
     ]
     for container, key in rng.sample(numbers, min(len(numbers), rng.choice([1, 2]))):
         container[key] = type(container[key])(container[key] * rng.choice([-1, 0.5, 2, 4, 1000]))
@@ -134,7 +136,7 @@ def _make_config(data: bytes, rng: random.Random) -> bytes:
             {"num_attention_heads": heads * width // 2, "head_dim": 2},
             {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": heads * width},
             {"num_hidden_layers": 10**9},
-            {"max_position_embeddings": 10**rng.randrange(7, 19)},
+            {"max_position_embeddings": 10 ** rng.randrange(7, 19)},
             {"sliding_window": rng.choice([0, -1, 1, 2**31, 2**63, 1.5])},
             {"query_pre_attn_scalar": rng.choice([0, -1, 1e-300, float("nan"), "x"])},
             {"rope_parameters": rope | {"original_max_position_embeddings": rng.choice(ODD)}},
@@ -185,7 +187,7 @@ def _lie_about_a_tensor(data: bytes, rng: random.Random) -> bytes:
         {"data_offsets": rng.choice([[0, end - begin], [begin, end + 4], [end, begin], [-4, 0]])},
         {"data_offsets": rng.choice([[begin, 2**63], [2**64, 2**64], [0.5, 1], [], [begin], "x"])},
         {"shape": rng.choice([[], [2**40, 2**40], [-1], [0], [[1]], "12", [1.5], [2**63], None])},
-        {"shape": list(reversed(entry["shape"])) + [1]},
+        {"shape": [*reversed(entry["shape"]), 1]},
         {"dtype": rng.choice(["F8_E4M3", "I64", "BOOL", "F64", "BF16", "", "torch", 5, None])},
         {"dtype": rng.choice(ODD)},
         {"shape": rng.choice(ODD)},

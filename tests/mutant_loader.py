@@ -82,8 +82,13 @@ def main() -> None:
         file, how = mutate(original, scratch / "mutant", seed, number)
         size = sum(path.stat().st_size for path in (scratch / "mutant").rglob("*"))
         about = {"number": number, "model": original.name, "file": file, "how": how, "size": size}
-        print(json.dumps(about), flush=True)
-        print(json.dumps(outcome(scratch / "mutant", cache_dir)), flush=True)
+        _tell(about)
+        _tell(outcome(scratch / "mutant", cache_dir))
+
+
+def _tell(news: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(news) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

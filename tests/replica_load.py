@@ -57,7 +57,8 @@ class Calls:
             stop=logits_pb.StopConditions(max_new_tokens=num_tokens, ignore_eos=True),
         )
         events = [
-            event async for event in stub.Generate(request, timeout=self.timeout, metadata=self.metadata)
+            event
+            async for event in stub.Generate(request, timeout=self.timeout, metadata=self.metadata)
         ]
         if not events[-1].HasField("end"):
             return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +17,8 @@ import pytest
 
 import tiny_tokenizers
 from file_mutants import WEIGHTS
-from mutant_loader import HANG_SECONDS
+from headstream.model.errors import CheckpointError, PickleRefusedError
+from mutant_loader import HANG_SECONDS, load
 from outcome import Table
 from tiny_models import save_tiny
 
@@ -75,7 +77,7 @@ class Outcomes:
         end, error, grown = outcome["end"], outcome["error"], outcome["grown"]
         self.ends[end] += 1
         self.peak = max(self.peak, grown)
-        if end == "fault" or end == "died":
+        if end in {"fault", "died"}:
             self.wrong.append(f"{about}: {error}")
         elif end == "refused" and not _names_it(about["file"], error):
             self.wrong.append(f"{about}: its error does not say where: {error}")
@@ -88,11 +90,18 @@ def _names_it(file: str, error: str) -> bool:
     return file in error or "tensor" in error
 
 
+def make_cache(home: Path) -> Path:
+    """A cache of its own, but for the compiled kernels."""
+    cache = home / "cache"
+    cache.mkdir()
+    KERNELS.mkdir(parents=True, exist_ok=True)
+    (cache / "kernels").symlink_to(KERNELS)
+    return cache
+
+
 def load_all(originals: list[Path], scratch: Path, count: int) -> Outcomes:
     """A new process begins where one has died."""
-    (scratch / "cache").mkdir()
-    KERNELS.mkdir(parents=True, exist_ok=True)
-    (scratch / "cache" / "kernels").symlink_to(KERNELS)
+    make_cache(scratch)
     outcomes = Outcomes()
     number = 0
     while number < count:
@@ -147,3 +156,39 @@ def test_mutants_are_refused_by_name_or_served(
     assert not outcomes.wrong, "\n".join(outcomes.wrong)
     assert ends["refused"] > count / 3, "the mutants do no harm"
     assert ends["loaded"] > 0
+
+
+class Writes:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.path, "read")
+
+
+PICKLES = [f"pytorch_model.{kind}" for kind in ("bin", "pt", "pth", "ckpt", "pkl")]
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_are_refused_unread(
+    name: str, protocol: int, originals: list[Path], tmp_path: Path, table: Table
+) -> None:
+    """Alone, or under a name that promises something else."""
+    written = tmp_path / "written"
+    data = pickle.dumps(Writes(written), protocol)
+    cache = make_cache(tmp_path)
+    for target, error in ((name, PickleRefusedError), (WEIGHTS, CheckpointError)):
+        model = tmp_path / target
+        shutil.copytree(originals[0], model)
+        (model / WEIGHTS).unlink()
+        (model / target).write_bytes(data)
+        with pytest.raises(error, match=target):
+            load(model, cache)
+        assert not written.exists()
+    if (name, protocol) == (PICKLES[-1], 5):
+        table.add("pickles as weights, refused unread", 2 * 2 * len(PICKLES), 0, 0)
+        pickle.loads(data)
+        assert written.exists(), "negative control"

@@ -201,9 +201,34 @@ def fuzzed_server(
         assert server.process.poll() is None
         assert {process.pid for process in server.engines()} == engines
         nothing_is_held(server)
+        labels_are_few(server)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert [line for line in lines if line["event"] in {"fault", "sequence failed"}] == []
     assert "Traceback" not in log.read_text()
+
+
+def labels_are_few(server: Server) -> None:
+    """No name that a request brought has become a series."""
+    values = server.metrics()
+    methods = {key[2] for key in values if key[0] == "requests_total"}
+    own = {f"headstream.v1.{method}" for method in METHODS}
+    assert methods <= own | {
+        "unknown",
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+    }
+    models = {key[1] for key in values if key[0] == "input_tokens_total"}
+    assert models <= {DECODER, ENCODER}
+
+
+def all_are_counted(fuzzed: Fuzzed, num_good: int) -> None:
+    """Every call has ended once, with the code that its caller got."""
+    counted = Counter[str]()
+    for key, value in fuzzed.server.metrics().items():
+        if key[0] == "requests_total":
+            counted[key[1]] += int(value)
+    expected = fuzzed.codes + Counter({"OK": num_good})
+    assert counted == expected
 
 
 def nothing_is_held(server: Server) -> None:
@@ -247,15 +272,12 @@ def fuzz_all(fuzzed: Fuzzed, share: int) -> None:
         fuzz(fuzzed, method, damaged_calls(method), share // 2)
 
 
-def test_every_method(
-    checkpoints: list[Path], tmp_path: Path, table: Table, long: bool
-) -> None:
+def test_every_method(checkpoints: list[Path], tmp_path: Path, table: Table, long: bool) -> None:
     share = 2800 if long else 140
-    with (
-        fuzzed_server(checkpoints, tmp_path) as fuzzed,
-        good_requests(fuzzed.server.address, []) as equal,
-    ):
-        fuzz_all(fuzzed, share)
+    with fuzzed_server(checkpoints, tmp_path) as fuzzed:
+        with good_requests(fuzzed.server.address, []) as equal:
+            fuzz_all(fuzzed, share)
+        all_are_counted(fuzzed, 2 * (1 + len(equal)))
     _record(table, "requests made and damaged", fuzzed, equal)
     assert fuzzed.codes["OK"] > fuzzed.sent / 10, "nothing gets through"
     assert fuzzed.codes["INVALID_ARGUMENT"] > fuzzed.sent / 10
@@ -272,17 +294,13 @@ def test_every_method_where_tokens_are_asked_for(
     odd = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
     odd_metadata = odd.map(lambda text: [("authorization", text), ("x-request-id", text)])
     metadata = st.one_of(st.just(whole), st.just(narrow), st.just([]), odd_metadata)
-    with (
-        fuzzed_server(
-            checkpoints,
-            tmp_path,
-            *("--tokens", str(tokens)),
-            metadata=metadata,
-            good_metadata=whole,
-        ) as fuzzed,
-        good_requests(fuzzed.server.address, whole) as equal,
-    ):
-        fuzz_all(fuzzed, share)
+    flags = ("--tokens", str(tokens))
+    with fuzzed_server(
+        checkpoints, tmp_path, *flags, metadata=metadata, good_metadata=whole
+    ) as fuzzed:
+        with good_requests(fuzzed.server.address, whole) as equal:
+            fuzz_all(fuzzed, share)
+        all_are_counted(fuzzed, 2 * (1 + len(equal)))
     _record(table, "requests with and without tokens", fuzzed, equal)
     refused = fuzzed.codes["UNAUTHENTICATED"] + fuzzed.codes["PERMISSION_DENIED"]
     assert refused > fuzzed.sent / 4
