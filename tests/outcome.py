@@ -22,6 +22,7 @@ COLUMNS = """\
 | fault | injected | calls survived | lost |
 | --- | --- | --- | --- |
 """
+COVERAGE = "## What holds what"
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Table:
         )
 
     def write(self, path: Path) -> None:
-        """The document of the long form."""
+        """The document of the long form; what is written behind its table stays."""
+        _, heading, rest = path.read_text().partition(COVERAGE)
         head = HEAD.format(
             date=datetime.now(UTC).date(),
             python=platform.python_version(),
@@ -50,4 +52,4 @@ class Table:
             cores=len(os.sched_getaffinity(0)),
             load=os.getloadavg()[0],
         )
-        path.write_text(head + self.text())
+        path.write_text(head + self.text() + "\n" + heading + rest)
