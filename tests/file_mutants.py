@@ -25,8 +25,7 @@ def mutate(original: Path, target: Path, seed: int, number: int) -> tuple[str, s
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(original, target)
     names = sorted(path.relative_to(original).as_posix() for path in original.rglob("*.json"))
-    favoured = [name for name in ("config.json", "tokenizer.json") if name in names]
-    name = rng.choice([WEIGHTS] * len(names) + names + favoured * 2)
+    name = rng.choice([*[WEIGHTS] * len(names), *names, *["config.json", "tokenizer.json"] * 2])
     path = target / name
     kinds = _WEIGHTS if name == WEIGHTS else _JSON
     kind = rng.choice(kinds)

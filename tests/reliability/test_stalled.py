@@ -136,7 +136,7 @@ async def _until_ended(server: Server, beside: Live, limit: float) -> tuple[int,
 async def _code(call: Any) -> grpc.StatusCode:
     """How the stream ends for who reads it after all."""
     try:
-        async for _ in call:
+        while await call.read() is not grpc.aio.EOF:
             pass
     except grpc.aio.AioRpcError as error:
         return error.code()
