@@ -28,6 +28,7 @@ KEEPALIVE, ANSWER = 1.0, 1.0
 PINGS = [
     ("grpc.keepalive_time_ms", int(KEEPALIVE * 1000)),
     ("grpc.keepalive_timeout_ms", int(ANSWER * 1000)),
+    ("grpc.http2.ping_timeout_ms", int(ANSWER * 1000)),  # also of pings that measure the line
     ("grpc.http2.max_pings_without_data", 0),  # otherwise two, and then one a minute
 ]
 SERVER_KEEPALIVE, SERVER_ANSWER = 60.0, 20.0
