@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import tiny_tokenizers
+from headstream.server.engine.stream import CREDIT_BYTES
 from headstream.v1 import logits_service_pb2, logits_service_pb2_grpc, types_pb2
 from outcome import Table
 from replica_load import TEXT
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STALLED, LIVE = 50, 10
 VOCABULARY = 8192  # a row is 32 KiB: a stream of 1,900 has 60 MiB
-SPARE_BYTES = 64 << 20
+SPARE_BYTES = 2 * STALLED * CREDIT_BYTES
+"""Each stream may have its credit unread, and as much in messages, gRPC and the allocator."""
 MIB = 1 << 20
 
 
@@ -70,6 +72,11 @@ class Live:
         return float(np.quantile(self.gaps, 0.99))
 
 
+async def _read_rows(channel: grpc.aio.Channel) -> None:
+    async for _ in _stream(channel, 40, logits_service_pb2.LOGITS_MODE_FULL):
+        pass
+
+
 def _resident(server: Server) -> int:
     return psutil.Process(server.process.pid).memory_info().rss
 
@@ -90,6 +97,7 @@ async def test_stalled_streams_cost_nobody_anything(
         ):
             alone = Live(read)
             await alone.run(limit / 2)
+            await asyncio.gather(*(_read_rows(read) for _ in range(LIVE)))  # what is made once
             before = _resident(server)
             calls = [
                 _stream(unread, 1900, logits_service_pb2.LOGITS_MODE_FULL) for _ in range(STALLED)
