@@ -125,7 +125,7 @@ FAULTS: dict[str, Callable[[FaultProxy], None]] = {
 async def test_every_call_ends_by_its_deadline(
     fault: str, server: Server, table: Table, long: bool
 ) -> None:
-    count = 20 if long else 2
+    count = 20 if long else 1
     async with proxied(server) as (proxy, trials):
         await trials.ask_in_peace(proxy)
         for number in range(count):

@@ -87,7 +87,7 @@ class Soak:
 
 
 async def test_nothing_grows(tmp_path: Path, table: Table, long: bool) -> None:
-    seconds = 600 if long else 45
+    seconds = 600 if long else 25
     flags = ("--dtype", "float32", "--kv-cache-bytes", str(64 << 20))
     with running_server(save_tiny_model(tmp_path), *flags, stderr=tmp_path / "log") as server:
         answers = await Answers.of(server.address)
