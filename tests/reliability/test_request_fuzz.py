@@ -142,6 +142,7 @@ def good_answers(channel: grpc.Channel, metadata: Any) -> list[bytes]:
     unary: Any = channel.unary_unary("/headstream.v1.EmbeddingsService/Embed")
     [request] = good("EmbeddingsService/Embed")
     data = [unary(request.SerializeToString(), timeout=DEADLINE, metadata=metadata)]
+    reply: Any
     [reply] = replies_of("EmbeddingsService/Embed", data)
     vectors: bytes = reply.results[0].embedding.vectors.data
     return [*rows, vectors]
@@ -293,7 +294,9 @@ def test_every_method_where_tokens_are_asked_for(
     whole, narrow = ([bearer(token)] for token, _ in entries.values())
     odd = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
     odd_metadata = odd.map(lambda text: [("authorization", text), ("x-request-id", text)])
-    metadata = st.one_of(st.just(whole), st.just(narrow), st.just([]), odd_metadata)
+    metadata: st.SearchStrategy[Any] = st.one_of(
+        st.just(whole), st.just(narrow), st.just([]), odd_metadata
+    )
     flags = ("--tokens", str(tokens))
     with fuzzed_server(
         checkpoints, tmp_path, *flags, metadata=metadata, good_metadata=whole

@@ -104,6 +104,7 @@ async def test_stalled_streams_cost_nobody_anything(
             ]
             for call in calls:
                 await call.read()
+            await _until_paused(server)
             beside = Live(read)
             peak, took = await _until_ended(server, beside, limit)
             codes = [await _code(call) for call in calls]
@@ -121,6 +122,14 @@ async def test_stalled_streams_cost_nobody_anything(
     assert grown < SPARE_BYTES
     if long:
         assert ratio < 1.5
+
+
+async def _until_paused(server: Server) -> None:
+    """Until the engine draws nothing more for them."""
+    drawn = -1.0
+    while (now := server.metrics()["output_tokens_total", "tiny"]) != drawn:
+        drawn = now
+        await asyncio.sleep(0.5)
 
 
 async def _until_ended(server: Server, beside: Live, limit: float) -> tuple[int, float]:
