@@ -85,7 +85,8 @@ def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
         ),
     ]
     cut = bytearray(whole)
-    cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(8)
+    # Not the highest: a path that is no UTF-8 ends grpc.aio's loop, and has a test of its own.
+    cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(7)
     late = headers(path, rng.choice(bad_headers))
     choices = [
         rng.randbytes(rng.randrange(1, 300)),
