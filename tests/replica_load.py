@@ -36,13 +36,14 @@ class Calls:
 
     channel: grpc.aio.Channel
     metadata: tuple[tuple[str, str], ...] = ()
+    timeout: float = TIMEOUT
 
     async def embed(self) -> bytes:
         """The vector's bytes."""
         stub: Any = embeddings_service_pb2_grpc.EmbeddingsServiceStub(self.channel)
         item = embeddings_pb.EmbedInput(input=types_pb2.Input(text=TEXT))
         request = embeddings_pb.EmbedRequest(inputs=[item])
-        reply = await stub.Embed(request, timeout=TIMEOUT, metadata=self.metadata)
+        reply = await stub.Embed(request, timeout=self.timeout, metadata=self.metadata)
         [result] = reply.results
         data: bytes = result.embedding.vectors.data
         return data
@@ -56,7 +57,8 @@ class Calls:
             stop=logits_pb.StopConditions(max_new_tokens=num_tokens, ignore_eos=True),
         )
         events = [
-            event async for event in stub.Generate(request, timeout=TIMEOUT, metadata=self.metadata)
+            event
+            async for event in stub.Generate(request, timeout=self.timeout, metadata=self.metadata)
         ]
         if not events[-1].HasField("end"):
             return []

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +17,7 @@ import pytest
 from server_process import Server, running_server, save_tiny_model
 
 COUNT = 20
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +53,45 @@ def test_cancelled_streams_free_everything_at_once(running: Server) -> None:
         call.cancel()
     until(lambda: nothing_is_held(running))
     assert aborts(running, "cancelled") == COUNT
+
+
+def test_a_closed_channel_frees_everything(running: Server) -> None:
+    before = aborts(running, "cancelled")
+    with grpc.insecure_channel(running.address) as channel:
+        calls = [replace(running, channel=channel).generate(1900) for _ in range(COUNT)]
+        for call in calls:
+            next(call)
+            next(call)
+    until(lambda: nothing_is_held(running))
+    assert aborts(running, "cancelled") == before + COUNT
+
+
+CLIENT = """
+import sys, time
+import grpc
+from server_process import Server
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    server = Server(None, sys.argv[1], channel, "")
+    calls = [server.generate(1900) for _ in range(int(sys.argv[2]))]
+    for call in calls:
+        next(call)
+    print("all begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_client_frees_everything(running: Server) -> None:
+    before = aborts(running, "cancelled")
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", CLIENT, running.address, str(COUNT)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "all begun\n"
+        client.kill()
+    until(lambda: nothing_is_held(running))
+    assert aborts(running, "cancelled") == before + COUNT
 
 
 def test_a_deadline_frees_everything(running: Server) -> None:

@@ -222,11 +222,36 @@ def test_unsupported_gemma3_feature(make_checkpoint: Any, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"architectures": None}, {"num_hidden_layers": "two"}, {"hidden_size": 15}]
+    "changes",
+    [
+        {"architectures": None},
+        {"num_hidden_layers": "two"},
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": 15},
+        {"hidden_size": -16},
+        {"head_dim": 10**9},
+        {"rms_norm_eps": float("nan")},
+        {"rms_norm_eps": -1},
+        {"max_position_embeddings": 10**12},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 0.0}},
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": "four"}},
+        {"eos_token_id": 10**30},
+        {"eos_token_id": [[1]]},
+    ],
 )
 def test_unusable_config(directory: Path, changes: dict[str, Any]) -> None:
     edit_config(directory, **changes)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_config(directory)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"layer_types": ["full_attention"]}, {"query_pre_attn_scalar": -1}]
+)
+def test_unusable_gemma3_config(make_checkpoint: Any, changes: dict[str, Any]) -> None:
+    directory, _ = make_checkpoint("gemma3_text", **SIZES, num_key_value_heads=1, head_dim=8)
+    edit_config(directory, **changes)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         read_config(directory)
 
 

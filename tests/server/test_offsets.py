@@ -217,3 +217,20 @@ def test_words_that_minilm_rewrites(text: str, spans: list[Range], words: list[s
         ranges = [tokens.char_ranges[position] for position in positions]
         covered = text[min(start for start, _ in ranges) : max(end for _, end in ranges)]
         assert covered == word
+
+
+@pytest.mark.parametrize("library", EXACT, ids=["byte_level", "byte_fallback"])
+@given(data=st.data())
+def test_given_tokens_may_begin_within_a_character(library: Tokenizer, data: st.DataObject) -> None:
+    tokenizer = TextTokenizer(library)
+    any_ids = st.lists(st.integers(0, library.get_vocab_size() - 1), min_size=1, max_size=4)
+    table = tokenizer.describe(data.draw(any_ids))
+    length = sum(byte & 0xC0 != 0x80 for byte in b"".join(table.surfaces))
+    assert all(0 <= start <= end <= length for start, end in table.char_ranges)
+
+
+def test_bytes_in_front_of_the_first_character_are_in_none() -> None:
+    tokenizer = TextTokenizer(EXACT[0])
+    ids = [*tokenizer.encode("é!", skip_special=True).ids][-2:]
+    assert [tokenizer.surfaces[token_id] for token_id in ids] == [b"\xa9", b"!"]
+    assert tokenizer.describe(ids).char_ranges == ((0, 0), (0, 1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,25 @@ def test_the_file_cannot_ask_for_truncation() -> None:
     library = tiny_tokenizers.byte_level_tokenizer()
     library.enable_truncation(3)
     assert len(TextTokenizer(library).encode("The chicken didn't cross the road")) > 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer_config.json", b"{"),
+        ("tokenizer_config.json", b"\xff\xfe"),
+        ("tokenizer_config.json", b"[" * 200_000),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": 3}]}'),
+        ("chat_template.jinja", b"\xff\xfe"),
+    ],
+)
+def test_a_broken_chat_template_is_named(
+    checkpoint: Path, tmp_path: Path, file: str, content: bytes
+) -> None:
+    shutil.copy(checkpoint / "tokenizer.json", tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(EngineStartError, match=file):
+        TextTokenizer.from_directory(tmp_path)
 
 
 def test_a_missing_or_broken_file_is_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from headstream.server.errors import InvalidRequest
+from headstream.server.errors import EngineStartError, InvalidRequest
 
 _SHOWN = 300  # characters of a template's own message
 
@@ -34,10 +34,19 @@ class ChatTemplate:
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self | None:
-        """The template that lies beside the weights, if there is one."""
-        config = _read_config(directory / "tokenizer_config.json")
-        path = directory / "chat_template.jinja"
-        source = path.read_text() if path.is_file() else _find_source(config.get("chat_template"))
+        """The template that lies beside the weights, if there is one.
+
+        Raises:
+            EngineStartError: A file that cannot be read.
+        """
+        path = directory / "tokenizer_config.json"
+        config = _read_config(path)
+        try:
+            source = _find_source(config.get("chat_template"))
+            path = directory / "chat_template.jinja"
+            source = path.read_text("utf-8") if path.is_file() else source
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise EngineStartError(f"{path}: the chat template cannot be read") from None
         return None if source is None else cls(source, _special_tokens(config))
 
     def render(
@@ -87,7 +96,10 @@ class _GenerationTag(Extension):
 
 
 def _read_config(path: Path) -> dict[str, object]:
-    config: object = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        config: object = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        raise EngineStartError(f"{path} is not JSON") from None
     return cast("dict[str, object]", config) if isinstance(config, dict) else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from headstream.server.tracing import Tracing
 
 CUT_SECONDS = 2.0
+RELISTEN_SECONDS = 0.05
 """Before the grace ends: streams still open are told where to go on, instead of being dropped."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
@@ -91,6 +93,7 @@ class Front:
         self._keepers: list[EngineKeeper] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None  # of files that may be replaced
+        self._listening: asyncio.Task[None] | None = None
         for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
             self._listen_to(model, heartbeat)
 
@@ -122,19 +125,44 @@ class Front:
         """Take the ports first, so that a mistake shows before minutes of loading."""
         settings = self._settings
         self._certificates = read_certificates(settings)
+        port = await self._make_server(settings.port)
+        try:
+            admin_port = await self._admin.start(settings.host, settings.admin_port)
+        except OSError as error:
+            raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
+        await self._server.start()
+        self._listening = asyncio.create_task(self._keep_listening(port), name="listening")
+        self._watching = asyncio.create_task(self._watch_files(), name="file watch")
+        return Ports(settings.host, port, admin_port)
+
+    async def _make_server(self, port: int) -> int:
+        """A server that is bound to the port, not yet started; returns its number."""
+        settings = self._settings.model_copy(update={"port": port})
         interceptor = CallInterceptor(self.policy)
         self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
         port = bind(self._server, settings, self._certificates)
         if self._explorer is not None:
             self._explorer.attach(self._server)
-        try:
-            admin_port = await self._admin.start(settings.host, settings.admin_port)
-        except OSError as error:
-            raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
-        await self._server.start()
-        self._watching = asyncio.create_task(self._watch_files(), name="file watch")
-        return Ports(settings.host, port, admin_port)
+        return port
+
+    async def _keep_listening(self, port: int) -> None:
+        """Begin anew where gRPC ends by itself: a method's name that is no UTF-8 stops its loop."""
+        while True:
+            ended = asyncio.create_task(self._server.wait_for_termination())
+            await asyncio.wait(
+                {ended}
+            )  # which, unlike an await, does not cancel it: nor its server
+            with contextlib.suppress(UnicodeDecodeError):
+                ended.result()
+            log.error("the gRPC server has ended by itself and is started again")
+            while True:
+                try:
+                    await self._make_server(port)
+                    break
+                except ConfigError:  # the one before has not left its port yet
+                    await asyncio.sleep(RELISTEN_SECONDS)
+            await self._server.start()
 
     async def _watch_files(self) -> None:
         certificates = [] if self._certificates is None else [self._certificates.files]
@@ -184,13 +212,16 @@ class Front:
         self.policy.draining = True
         self.policy.cut_open_calls(only_endless=True)  # they would outlast any grace
         cut_after = max(0.0, settings.grace - CUT_SECONDS)
+        if self._listening is not None:
+            self._listening.cancel()
         timer = asyncio.get_running_loop().call_later(cut_after, self.policy.cut_open_calls)
         await self._server.stop(settings.grace)
         timer.cancel()
 
     async def close(self) -> None:
         """Stop at once what is still there."""
-        tasks = self._keeping if self._watching is None else [*self._keeping, self._watching]
+        begun = (self._watching, self._listening)
+        tasks = [*self._keeping, *(task for task in begun if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ Labels take few values: methods of the known services, gRPC codes, and configure
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -54,6 +55,8 @@ class Metrics:
         self.stream_items = gauge(
             "stream_items", "Items of EmbedStream calls that were read and are not answered yet."
         )
+        self.tasks = gauge("event_loop_tasks", "Tasks of the front's event loop.", ())
+        self.tasks.set_function(_count_tasks)
         # Sequences
         self.input_tokens = counter("input_tokens", "Tokens read.")
         self.output_tokens = counter("output_tokens", "Tokens generated.")
@@ -109,6 +112,13 @@ class Metrics:
     def step_listener(self, model: str) -> Callable[[StepReport], None]:
         """A listener for the engine's reports of one model."""
         return _StepListener(self, model).observe
+
+
+def _count_tasks() -> float:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # looked at where no loop runs
+        return 0.0
 
 
 class _StepListener:

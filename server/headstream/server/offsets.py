@@ -150,5 +150,7 @@ def char_ranges(text: bytes, byte_ranges: Sequence[Range]) -> list[Range]:
             at = bisect_right(starts, start - 1)
             ranges.append((at, at))
         else:
-            ranges.append((bisect_right(starts, start) - 1, bisect_right(starts, end - 1)))
+            # Tokens may begin in the middle of a character: such bytes in front touch none.
+            first = max(0, bisect_right(starts, start) - 1)
+            ranges.append((first, bisect_right(starts, end - 1)))
     return ranges

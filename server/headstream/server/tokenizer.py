@@ -43,8 +43,9 @@ class TextTokenizer:
                 f"{path} is missing: the checkpoint needs a fast tokenizer; "
                 "transformers writes one with AutoTokenizer.from_pretrained(...).save_pretrained()"
             )
+        chat_template = ChatTemplate.from_directory(directory)
         try:
-            return cls(Tokenizer.from_file(str(path)), ChatTemplate.from_directory(directory))
+            return cls(Tokenizer.from_file(str(path)), chat_template)
         except Exception as error:  # the library raises bare Exception
             raise EngineStartError(f"{path} cannot be read: {error}") from error
 

@@ -6,11 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub.errors import StrictDataclassError
-
 from headstream.model.config import ModelConfig
 from headstream.model.errors import CheckpointError, UnsupportedModelError
 from headstream.model.families import family_of
+from headstream.model.loading.config_check import (
+    MAX_SIZE,
+    blamed_on,
+    check_config,
+    check_layers,
+)
 from headstream.model.loading.hf_families import TRANSLATORS
 from headstream.model.loading.json_file import read_object
 from headstream.model.loading.library import transformers
@@ -26,31 +30,35 @@ def read_config(directory: Path) -> ModelConfig:
         CheckpointError: config.json is missing, malformed or contradicts itself.
         UnsupportedModelError: an unknown architecture, or a feature that is not implemented.
     """
-    raw = read_object(directory / "config.json")
-    architecture = _architecture(raw, directory)
-    family = family_of(architecture)
-    if raw.get("quantization_config"):
-        raise UnsupportedModelError("quantization_config: quantized checkpoints are not supported")
-    config = TRANSLATORS[family](architecture, _auto_config(directory))
+    path = directory / "config.json"
+    raw = read_object(path)
+    with blamed_on(path):
+        architecture = _architecture(raw)
+        family = family_of(architecture)
+        if raw.get("quantization_config"):
+            raise UnsupportedModelError(
+                "quantization_config: quantized checkpoints are not supported"
+            )
+        check_layers(raw)
+        config = TRANSLATORS[family](architecture, _auto_config(directory))
+        check_config(config, _weight_bytes(directory))
     return replace(config, eos_ids=_eos_ids(config, directory))
 
 
-def _architecture(raw: dict[str, Any], directory: Path) -> str:
+def _architecture(raw: dict[str, Any]) -> str:
     names = raw.get("architectures")
     if not isinstance(names, list) or len(names) != 1:
-        raise CheckpointError(f"{directory}: config.json does not name one architecture: {names!r}")
+        raise CheckpointError(f"it does not name one architecture: {names!r}")
     return str(names[0])
-
-
-_BAD_CONFIG = (OSError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
 
 def _auto_config(directory: Path) -> Any:
     auto = transformers().AutoConfig
-    try:
-        return auto.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except _BAD_CONFIG as error:
-        raise CheckpointError(f"{directory}: config.json is not usable: {error}") from error
+    return auto.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
 
 
 def _eos_ids(config: ModelConfig, directory: Path) -> tuple[int, ...]:
@@ -71,6 +79,6 @@ def _token_ids(value: object, where: object) -> tuple[int, ...]:
     ids = cast("list[object]", value) if isinstance(value, list) else [value]
     if value is None:
         return ()
-    if not all(type(token) is int for token in ids):
+    if not all(type(token) is int and abs(token) <= MAX_SIZE for token in ids):
         raise CheckpointError(f"{where}: eos_token_id is {value!r}")
     return tuple(cast("list[int]", ids))

@@ -66,7 +66,7 @@ def _serve(
 
     try:
         runner, scheduler, ready = build(config, progress, address)
-    except (ModelError, ValueError, OSError, MemoryError) as error:
+    except (ModelError, ValueError, OSError, MemoryError, RuntimeError) as error:
         channel.send(Failed(str(error) or repr(error)))
         return
     core = EngineCore(

@@ -1,0 +1,220 @@
+"""Whatever is sent to a real server, it answers within the closed table of codes, and lives on."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from broken_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    conversation,
+    frame,
+    grpc_message,
+    headers,
+    say,
+)
+from fuzzed_requests import DECODER, METHODS, damaged_calls, good, made_calls
+from fuzzed_server import (
+    CROWD,
+    DEADLINE,
+    FLAGS,
+    INTERNAL_TEXT,
+    Fuzzed,
+    all_are_counted,
+    fuzzed_server,
+    good_answers,
+    good_requests,
+)
+from outcome import Table
+from server_process import Server, running_server, save_tiny_model
+from tiny_models import save_tiny
+from tiny_tokenizers import word_piece_tokenizer
+from tokens_of_callers import bearer, make_token
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A decoder and an encoder."""
+    encoder = save_tiny("bert", tmp_path_factory.mktemp("encoder"))
+    word_piece_tokenizer().save(str(encoder / "tokenizer.json"))
+    return [save_tiny_model(tmp_path_factory.mktemp("decoder")), encoder]
+
+
+def fuzz(fuzzed: Fuzzed, method: str, calls: st.SearchStrategy[list[bytes]], count: int) -> None:
+    """So many calls of a method, at least."""
+    before = fuzzed.sent
+
+    @given(st.lists(st.tuples(calls, fuzzed.metadata), min_size=CROWD, max_size=CROWD))
+    @settings(
+        max_examples=-(-count // CROWD),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def send(crowd: list[tuple[list[bytes], Any]]) -> None:
+        fuzzed.send_all(method, crowd)
+
+    send()
+    assert fuzzed.sent > before or not count
+
+
+def fuzz_all(fuzzed: Fuzzed, share: int) -> None:
+    """``share`` calls of each method, half of them made, half damaged."""
+    for method in METHODS:
+        messages = [each.SerializeToString() for each in good(method)]
+        well = fuzzed.codes["OK"]
+        fuzzed.send_all(method, [(messages, fuzzed.good_metadata)])
+        assert fuzzed.codes["OK"] == well + 1, "what is damaged next is not good"
+        fuzz(fuzzed, method, made_calls(method), share // 2)
+        fuzz(fuzzed, method, damaged_calls(method), share // 2)
+
+
+def test_every_method(checkpoints: list[Path], tmp_path: Path, table: Table, long: bool) -> None:
+    share = 2800 if long else 140
+    with fuzzed_server(checkpoints, tmp_path) as fuzzed:
+        with good_requests(fuzzed.server.address, []) as equal:
+            fuzz_all(fuzzed, share)
+        all_are_counted(fuzzed, 2 * (1 + len(equal)))
+    _record(table, "requests made and damaged", fuzzed, equal)
+    assert fuzzed.codes["OK"] > fuzzed.sent / 10, "nothing gets through"
+    assert fuzzed.codes["INVALID_ARGUMENT"] > fuzzed.sent / 10
+
+
+def test_every_method_where_tokens_are_asked_for(
+    checkpoints: list[Path], tmp_path: Path, table: Table, long: bool
+) -> None:
+    share = 560 if long else 28
+    entries = {name: make_token(name, *scopes) for name, scopes in _TENANTS.items()}
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text("\n".join(entry for _, entry in entries.values()))
+    whole, narrow = ([bearer(token)] for token, _ in entries.values())
+    odd = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
+    odd_metadata = odd.map(lambda text: [("authorization", text), ("x-request-id", text)])
+    metadata: st.SearchStrategy[Any] = st.one_of(
+        st.just(whole), st.just(narrow), st.just([]), odd_metadata
+    )
+    flags = ("--tokens", str(tokens))
+    with fuzzed_server(
+        checkpoints, tmp_path, *flags, metadata=metadata, good_metadata=whole
+    ) as fuzzed:
+        with good_requests(fuzzed.server.address, whole) as equal:
+            fuzz_all(fuzzed, share)
+        all_are_counted(fuzzed, 2 * (1 + len(equal)))
+    _record(table, "requests with and without tokens", fuzzed, equal)
+    refused = fuzzed.codes["UNAUTHENTICATED"] + fuzzed.codes["PERMISSION_DENIED"]
+    assert refused > fuzzed.sent / 4
+    assert fuzzed.codes["OK"] > 0
+
+
+_TENANTS = {"whole": (), "narrow": ("--scope", "model")}
+
+
+def test_broken_frames(checkpoints: list[Path], tmp_path: Path, table: Table, long: bool) -> None:
+    count = 4000 if long else 200
+    rng = random.Random(20261127)
+    with (
+        fuzzed_server(checkpoints, tmp_path) as fuzzed,
+        good_requests(fuzzed.server.address, []) as equal,
+    ):
+        answered = 0
+        for _ in range(count):
+            method = rng.choice(list(METHODS))
+            data = conversation(
+                rng, f"/headstream.v1.{method}", good(method)[0].SerializeToString()
+            )
+            heard = say(fuzzed.server.address, data)
+            answered += bool(heard)
+            assert not INTERNAL_TEXT.search(heard.decode("latin-1")), data.hex()
+        _wait_for_no_connections(fuzzed.server)
+    table.add(
+        f"broken HTTP/2: {len(equal):,} good calls beside it",
+        count,
+        sum(equal),
+        equal.count(False),
+    )
+    assert answered > count / 2
+    assert equal
+    assert all(equal)
+
+
+def test_a_path_that_is_no_text(checkpoints: list[Path], tmp_path: Path) -> None:
+    """It ends the loop in which grpc.aio takes calls, which begins anew."""
+    path = "/headstream.v1.Emb\xe5ddingsService/Embed"
+    data = PREFACE + frame(SETTINGS)
+    data += frame(HEADERS, headers(path), stream=1, flags=END_HEADERS)
+    data += frame(DATA, grpc_message(b""), stream=1, flags=END_STREAM)
+    log = tmp_path / "log"
+    with running_server(checkpoints[0], *FLAGS, name=DECODER, stderr=log) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            expected = good_answers(channel, [])
+        for number in range(1, 4):
+            say(server.address, data)
+            end = time.monotonic() + 60
+            while log.read_text().count("has ended by itself") < number:
+                assert time.monotonic() < end, "negative control: the loop has not ended"
+                time.sleep(0.05)
+            with grpc.insecure_channel(server.address) as channel:
+                grpc.channel_ready_future(channel).result(60)
+                assert good_answers(channel, []) == expected
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+
+
+def _wait_for_no_connections(server: Server) -> None:
+    """Those of the callers that left are closed; the good one's may be there."""
+    port = int(server.address.rpartition(":")[2])
+    end = time.monotonic() + 60
+    while (
+        len(
+            [
+                each
+                for each in psutil.Process(server.process.pid).net_connections("tcp")
+                if each.laddr.port == port and each.status != psutil.CONN_LISTEN
+            ]
+        )
+        > 2
+    ):
+        assert time.monotonic() < end, "connections are kept"
+        time.sleep(0.2)
+
+
+def _record(table: Table, what: str, fuzzed: Fuzzed, equal: list[bool]) -> None:
+    codes = ", ".join(f"{count:,} {code}" for code, count in fuzzed.codes.most_common())
+    table.add(
+        f"{what} ({codes}); {len(equal):,} good calls beside them",
+        fuzzed.sent,
+        fuzzed.sent + sum(equal),
+        equal.count(False),
+    )
+    assert fuzzed.longest < DEADLINE + 1
+    assert equal
+    assert all(equal)
+
+
+def test_the_judges_see_what_they_look_for() -> None:
+    """Negative control."""
+    for text in (
+        "Unexpected <class 'ValueError'>: secret",
+        'File "/work/server.py", line 3',
+        "KeyError: 'x'",
+        "/tmp/model/config.json",
+    ):
+        assert INTERNAL_TEXT.search(text)
+    assert not INTERNAL_TEXT.search("prompt: 3 tokens; the limit is 2")
