@@ -143,11 +143,7 @@ class Client(
         return _text_embedding.read_results(reply.results)
 
     def embed_tokens(
-        self,
-        text: Text,
-        *,
-        timeout: float | None = None,
-        **options: Unpack[TokenOptions],
+        self, text: Text, *, timeout: float | None = None, **options: Unpack[TokenOptions]
     ) -> TokenEmbeddings:
         """The contextual embedding of every token, at the layers asked for.
 

@@ -1,11 +1,9 @@
-"""The front process: everything put together, from the first port to the last signal."""
+"""One server: everything put together, from the first port to the last call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,8 +32,10 @@ if TYPE_CHECKING:
     from headstream.server.tracing import Tracing
 
 CUT_SECONDS = 2.0
-RELISTEN_SECONDS = 0.05
 """Before the grace ends: streams still open are told where to go on, instead of being dropped."""
+
+RELISTEN_SECONDS = 0.05
+"""Between tries to bind a port again that the server before has not left."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 
@@ -56,7 +56,7 @@ class Ports:
 
 
 class Front:
-    """One server. :func:`serve` runs it to its end; tests may start and stop it themselves."""
+    """One server. :func:`.process.serve` runs it to its end; Ray and tests do so themselves."""
 
     def __init__(
         self,
@@ -150,9 +150,8 @@ class Front:
         """Begin anew where gRPC ends by itself: a method's name that is no UTF-8 stops its loop."""
         while True:
             ended = asyncio.create_task(self._server.wait_for_termination())
-            await asyncio.wait(
-                {ended}
-            )  # which, unlike an await, does not cancel it: nor its server
+            # To wait for a task, unlike to await it, does not cancel it, nor so the server.
+            await asyncio.wait({ended})
             with contextlib.suppress(UnicodeDecodeError):
                 ended.result()
             log.error("the gRPC server has ended by itself and is started again")
@@ -252,51 +251,3 @@ def _make_gate(settings: Settings) -> Gate:
         return Gate(settings.tokens, settings.retry_after)
     except FileError as error:
         raise ConfigError(str(error)) from None
-
-
-async def serve(
-    settings: Settings,
-    on_progress: Callable[[Loading], None],
-    on_ready: Callable[[Ports], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
-
-    Raises:
-        ConfigError: A port, a TLS file or the tokens cannot be used.
-        EngineStartError: A model cannot be loaded.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)  # the engines end with their parent
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    front = Front(settings)
-    ports = await front.listen()
-    try:
-        if await _load_or_stop(front, on_progress, stop):
-            on_ready(ports)
-            await stop.wait()
-            await front.drain()
-    finally:
-        await front.close()
-
-
-async def _load_or_stop(
-    front: Front, on_progress: Callable[[Loading], None], stop: asyncio.Event
-) -> bool:
-    """Load; False if a signal came first."""
-    loading = asyncio.create_task(front.load(on_progress))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if loading.done():
-        loading.result()
-        return True
-    loading.cancel()
-    await asyncio.wait({loading})
-    return False

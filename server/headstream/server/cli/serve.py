@@ -41,8 +41,8 @@ def serve(
     from headstream.server.cli.watch import EventWatcher, TerminalWatcher
     from headstream.server.config_sources import load_settings
     from headstream.server.errors import ConfigError, EngineStartError
-    from headstream.server.front import serve as serve_front
     from headstream.server.logs import configure_logs
+    from headstream.server.process import serve as serve_front
 
     tune_allocator(_KEPT_BYTES)
     try:
