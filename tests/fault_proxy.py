@@ -22,6 +22,7 @@ class FaultProxy:
     rate: float | None = None  # bytes per second of each direction; None: all there are
     swallows: bool = False  # bytes are taken and go nowhere
     address: str = ""
+    connected: asyncio.Event = field(default_factory=asyncio.Event)  # while somebody is
     _writers: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
     _clients: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
 
@@ -58,6 +59,7 @@ class FaultProxy:
         ends = {writer, server_writer}
         self._writers |= ends
         self._clients.add(writer)
+        self.connected.set()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, server_writer))
@@ -67,6 +69,8 @@ class FaultProxy:
         finally:
             self._writers -= ends
             self._clients.discard(writer)
+            if not self._clients:
+                self.connected.clear()
             for end in ends:
                 end.close()
 

@@ -65,7 +65,7 @@ def test_the_real_model_gives_the_answers_of_one_process(gemma: Path, gemma_serv
             np.testing.assert_allclose(rows, logits, atol=5e-5, rtol=1e-5)
         [whole] = (engine.memory_info().rss for engine in gemma_server.engines())
         for part in ranks(shared):
-            assert part.memory_info().rss < 0.7 * whole, "libraries and read pages are in it"
+            assert part.memory_info().rss < 0.8 * whole, "libraries and read pages are in it"
 
 
 def test_sessions_fork_on_ranks(pair: Server, tiny_model: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_rank_that_dies_or_hangs_is_seen_and_all_come_back(
     assert len(processes) == 2
     os.kill(processes[1].pid, number)
     seconds = until(lambda: pair.health() != SERVING)
-    assert seconds < 2.0 + (TIMEOUT_S if number == signal.SIGSTOP else 0.0)
+    assert seconds < 5.0 + (TIMEOUT_S if number == signal.SIGSTOP else 0.0)
     until(lambda: all(map(is_gone, processes)))
     until(lambda: pair.health() == SERVING)
     after = answer(pair)

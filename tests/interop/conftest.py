@@ -89,5 +89,5 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("clients")
     terminalreporter.write(table.text())
-    if config.getoption("long"):
+    if config.getoption("long") and not config.option.keyword:  # a part would replace the whole
         table.keep(DOCUMENT)

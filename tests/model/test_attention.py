@@ -95,6 +95,18 @@ def run_in_steps(bench: Bench, text: Text, cuts: list[int]) -> Tensor:
 # --- Against the equation ---
 
 
+def test_what_is_no_number_is_not_left_out(dtype: torch.dtype, kernels: Kernels) -> None:
+    """The keys of a whole chunk; and only rows that see them notice."""
+    spec = attention_spec(4, 2, 32)
+    text = random_text(spec, 300, dtype)
+    text.k[40:168] = torch.nan
+    bench = make_bench(spec, dtype, kernels)
+    bench.place(text)
+    [z] = bench.step([(text, 0, 300)])
+    assert z[:40].isfinite().all()
+    assert z[40:].isnan().all()
+
+
 def test_packed_batch_equals_the_equation(
     spec: AttentionSpec, dtype: torch.dtype, kernels: Kernels
 ) -> None:

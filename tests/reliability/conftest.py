@@ -52,5 +52,5 @@ def pytest_terminal_summary(
         return
     terminalreporter.section("faults")
     terminalreporter.write(table.text())
-    if config.getoption("long"):
+    if config.getoption("long") and not config.option.keyword:  # a part would replace the whole
         table.write(DOCUMENT)

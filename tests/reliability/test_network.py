@@ -130,6 +130,7 @@ async def test_every_call_ends_by_its_deadline(
         await trials.ask_in_peace(proxy)
         for number in range(count):
             asking = asyncio.create_task(trials.ask(proxy))
+            await proxy.connected.wait()
             await asyncio.sleep(0.02 + 0.2 * number / count)  # early and late in the streams
             FAULTS[fault](proxy)
             await asking

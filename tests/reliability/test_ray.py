@@ -44,6 +44,7 @@ MOST, LEAST = 64 * MiB, 128 * MiB  # growth of a replica, and of one without a b
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("ray", reason="ray[serve] is not installed: make ray")
     directory = tmp_path_factory.mktemp("wide-model")
     save_tiny("gemma3", directory, vocab_size=D_VOCAB)
     tiny_tokenizers.byte_level_tokenizer().save(str(directory / "tokenizer.json"))
@@ -70,7 +71,6 @@ def answers(checkpoint: Path) -> Answers:
 
 @pytest.fixture(scope="module")
 def cluster(settings: dict[str, Any], answers: Answers) -> Generator[Cluster]:
-    pytest.importorskip("ray", reason="ray[serve] is not installed: make ray")
     with (
         tempfile.TemporaryDirectory(
             prefix="ray-"

@@ -26,7 +26,6 @@ WORKERS = 8
 TOKENS = 60
 POOLED = 4  # threads that pools of gRPC and asyncio start when they need them, and keep
 SLOPE = {True: 1.0, False: 12.0}  # MiB a minute; in a short run one page of the heap is much
-CONTROL = {True: 2.0, False: 24.0}
 
 
 @dataclass
@@ -113,7 +112,6 @@ async def test_nothing_grows(tmp_path: Path, table: Table, long: bool) -> None:
     assert replace(after, threads=before.threads) == before
     assert after.threads <= before.threads + POOLED
     assert slope <= SLOPE[long]
-    assert growth.leaking(CONTROL[long]).slope() > SLOPE[long], "negative control"
 
 
 async def _at_rest(server: Server) -> Held:

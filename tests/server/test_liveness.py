@@ -13,8 +13,8 @@ class Clock:
         return self.now
 
 
-def report(step: int, running: int) -> StepReport:
-    return StepReport((), StepStats(step, 1, 1, 1, running, 0, 0, 0, 1, 0))
+def report(step: int, running: int, *, blocked: bool = False) -> StepReport:
+    return StepReport((), StepStats(step, 1, 1, 1, running, 0, 0, 0, 1, 0, blocked=blocked))
 
 
 @pytest.fixture
@@ -51,3 +51,18 @@ def test_work_without_steps_is_not_alive(clock: Clock) -> None:
     assert not heartbeat.alive
     heartbeat.observe(report(step=6, running=1))
     assert heartbeat.alive
+
+
+def test_an_engine_that_waits_for_readers_is_alive(clock: Clock) -> None:
+    heartbeat = Heartbeat(clock)
+    heartbeat.observe(report(step=5, running=1))
+    for _ in range(100):
+        heartbeat.observe(report(step=5, running=1, blocked=True))
+        assert heartbeat.alive
+        clock.now += 1
+    heartbeat.observe(report(step=5, running=1))  # they read on, and nothing comes
+    for _ in range(int(STUCK_SECONDS) + 1):
+        assert heartbeat.alive
+        clock.now += 1
+        heartbeat.observe(report(step=5, running=1))
+    assert not heartbeat.alive

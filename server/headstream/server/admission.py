@@ -95,8 +95,10 @@ class Admission:
         self.token_room.add(party, tokens)
 
     @contextmanager
-    def enter(self, num_sequences: int = 1) -> Generator[list[Ticket]]:
+    def enter(self, num_sequences: int = 1, own: Sequence[Ticket] = ()) -> Generator[list[Ticket]]:
         """Places for the sequences of one request, before anything is tokenized.
+
+        ``own``: places that it has already; they do not come before these.
 
         Raises:
             QueueFull: There are not so many left, for its tenant and priority.
@@ -104,7 +106,7 @@ class Admission:
         """
         party = current_party()
         self._check(self.request_room, party, num_sequences)
-        self._check_deadline(party)
+        self._check_deadline(party, own_tokens=sum(ticket.tokens for ticket in own))
         tickets = [Ticket(self, party) for _ in range(num_sequences)]
         try:
             yield tickets
@@ -181,9 +183,10 @@ class Admission:
             and self.tokens + num_tokens <= self.token_room.limit // 2
         )
 
-    def _check_deadline(self, party: Party) -> None:
+    def _check_deadline(self, party: Party, *, own_tokens: int) -> None:
         left = seconds_left()
-        wait = self.pace.seconds_for(self.token_room.ahead_of(party))
+        ahead = max(0, self.token_room.ahead_of(party) - own_tokens)
+        wait = self.pace.seconds_for(ahead)
         if wait > left * _USABLE:
             # By then the queue will be short enough for as long a deadline.
             pause = max(self._retry_after_s, wait - left * _USABLE)

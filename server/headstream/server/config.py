@@ -163,10 +163,10 @@ class Settings(BaseSettings):
     stream_deadline: Seconds = 300.0
     """Seconds for a stream that brings no deadline."""
     session_idle: Seconds = 300.0
-    """Seconds without a move after which a Decode session is ended, or without a text after which
-    an EmbedStream call is."""
+    """Seconds without a move after which a Decode session is ended; without a text, an EmbedStream
+    call; without a request, one of ModelStreamInfer."""
     session_deadline: Seconds = 3600.0
-    """Seconds after which a Decode session is ended in any case."""
+    """Seconds after which these are ended in any case, but for EmbedStream."""
     stalled_stream: Seconds = 30.0
     """Seconds after which a stream that is not read is ended."""
     retry_after: Seconds = 1.0

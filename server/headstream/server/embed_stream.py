@@ -96,7 +96,7 @@ class EmbedStream:
     def _check(self, request: pb.EmbedStreamRequest, *, is_first: bool) -> None:
         if request.HasField("item"):
             raise InvalidRequest("item", "is not taken; send items")
-        for name in ("model", "options", "interventions"):
+        for name in ("model", "options", "interventions", "priority"):
             if not is_first and any(field.name == name for field, _ in request.ListFields()):
                 raise InvalidRequest(name, "belongs in the first message")
         check_count("items", request.items, 0, MAX_ITEMS)

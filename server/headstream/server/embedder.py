@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import structlog
+
 from headstream.model.outputs import Outputs, PoolSpec
 from headstream.model.sites import Edit
 from headstream.server.admission import Ticket
@@ -38,6 +40,8 @@ from headstream.server.wire.spans import parse_spans, pool_positions
 from headstream.server.wire.tensors import SCALE_BYTES
 from headstream.server.wire.vectors import finish_vectors
 from headstream.v1 import embeddings_service_pb2 as pb
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +89,13 @@ class Embedder:
                 for ticket, item in zip(tickets, prepared, strict=True)
                 if isinstance(item, _Item)
             ]
+            for ticket, item in zip(tickets, prepared, strict=True):
+                if not isinstance(item, _Item):
+                    ticket.give_up()
             self._model.queue.charge(
                 [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
             )
-            await self.prepare(tickets)
+            await self.prepare([ticket for ticket, _ in good])
             vectors = iter(await gather([self._run(ticket, item) for ticket, item in good]))
             return [
                 next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
@@ -118,6 +125,8 @@ class Embedder:
         except EngineUnavailable:
             raise
         except ServiceError as error:
+            if isinstance(error, EngineFault):
+                log.exception("fault", request_id=current_call().request_id)
             return _to_error(error)
 
     async def _prepare(self, field: str, message: pb.EmbedInput) -> _Item | InvalidRequest:

@@ -59,6 +59,7 @@ __all__ = [
     "SessionLimit",
     "SlowConsumer",
     "StreamCut",
+    "TooLate",
 ]
 
 Code = grpc.StatusCode

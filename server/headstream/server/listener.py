@@ -140,7 +140,14 @@ def make_server(
     if settings.open_inference:
         open_inference: Any = OpenInferenceService
         inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
-            open_inference(models, metrics, health, settings.session_idle), server
+            open_inference(
+                models,
+                metrics,
+                health,
+                session_idle=settings.session_idle,
+                session_deadline=settings.session_deadline,
+            ),
+            server,
         )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if settings.serves_reflection:

@@ -28,7 +28,8 @@ class Heartbeat:
     def observe(self, report: StepReport) -> None:
         """Note a step or a heartbeat."""
         now, stats = self._clock(), report.stats
-        had_work, self._has_work = self._has_work, stats.running + stats.waiting > 0
+        had_work = self._has_work
+        self._has_work = stats.running + stats.waiting > 0 and not stats.blocked
         # Idle time is no lack of progress: the count starts when there is work.
         if stats.step != self._last_step or not had_work:
             self._last_progress = now

@@ -11,7 +11,7 @@ from headstream.server.admission import Admission
 from headstream.server.call import current_call
 from headstream.server.config import Settings
 from headstream.server.engine.handle import EngineHandle
-from headstream.server.engine.messages import Loading, Ready, Vocabulary
+from headstream.server.engine.messages import Loading, Ready, StepReport, Vocabulary
 from headstream.server.engine.priority import Priority
 from headstream.server.engine.state import EngineState
 from headstream.server.errors import (
@@ -46,11 +46,17 @@ class ServedModel:
         self.name = handle.config.name
         self.handle = handle
         self.loaded: LoadedModel | None = None
+        handle.add_listener(self._note_step)
 
     @property
     def serving(self) -> bool:
         """Whether it answers now."""
         return self.loaded is not None and self.handle.state is EngineState.SERVING
+
+    def _note_step(self, report: StepReport) -> None:
+        """What leaves the queue tells the engine's pace only while somebody waits for it."""
+        if self.loaded is not None and not report.stats.waiting:
+            self.loaded.queue.pace.begin()
 
     async def start(self, settings: Settings, on_progress: Callable[[Loading], None]) -> None:
         """Start the engine, then read the tokenizer that lies beside its weights."""

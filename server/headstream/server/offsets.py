@@ -95,7 +95,7 @@ def _take_back(text: bytes, ranges: list[Range], position: int, end: int, start:
     behind = position
     while behind < len(text) and text[behind] & 0xC0 == 0x80:
         behind += 1
-    end = min(end, behind + _marks_length(text[behind:]))  # the token there may reach further
+    end = min(end, behind + _marks_length(text[behind:end]))  # the token there may reach further
     for index in range(len(ranges) - 1, -1, -1):
         first, last = ranges[index]
         if last <= letter:

@@ -12,8 +12,8 @@ _KNOWN_SECONDS = 0.5  # in so short a time nobody can tell
 class Pace:
     """Tokens a second that leave the queue for their first result, while somebody is in it.
 
-    What an idle server could do is not known, so the measurement begins anew whenever the queue was
-    empty.
+    What an idle engine could do is not known, so the measurement begins anew whenever the queue was
+    empty, or nobody in it waited for the engine.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Pace:
         self._last = time.perf_counter()
 
     def begin(self) -> None:
-        """The queue was empty until now."""
+        """Nobody waited until now."""
         self._tokens = self._seconds = 0.0
         self._last = time.perf_counter()
 

@@ -66,7 +66,7 @@ async def _run_patches(
 ) -> list[Edit]:
     field = patches[0].field.partition("[")[0]
     model.queue.check_beside(field, own, len(patches), 0)
-    with model.queue.enter(len(patches)) as tickets:
+    with model.queue.enter(len(patches), own) as tickets:
         sources = await gather([_prepare(model, patch) for patch in patches])
         given = [len(change.values) for change in changes if isinstance(change, Edit)]
         check_bytes(field, given + [patch_bytes(each.place) for each in sources], model.limits)

@@ -69,10 +69,12 @@ class _Complaints(logging.Handler):
     """The exporter's errors as lines of our log, few of them: a dead collector is no news twice."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self._quiet_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.ERROR and not str(record.msg).startswith("Queue full"):
+            return  # warnings may quote values of headers
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + _COMPLAINT_SECONDS

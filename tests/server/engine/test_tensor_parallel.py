@@ -220,7 +220,7 @@ async def test_one_rank_ends_all(pair: EngineHandle, rank: int, number: signal.S
     processes = ranks()
     assert len(processes) == 2
     os.kill(processes[rank].pid, number)
-    seconds = 2.0 + (TIMEOUT_S if number == signal.SIGSTOP else 0.0)
+    seconds = 5.0 + (TIMEOUT_S if number == signal.SIGSTOP else 0.0)
     assert await seconds_until_failed(pair) < seconds
     await until(lambda: not any(map(psutil.Process.is_running, processes)))
     await pair.start()

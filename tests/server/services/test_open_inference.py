@@ -119,6 +119,23 @@ async def test_options_reach_the_engine(running: Running) -> None:
     assert pool.layer == 1
 
 
+def named(request_id: str) -> pb.ModelInferRequest:
+    request = make.of_texts(["a"])
+    request.id = request_id
+    return request
+
+
+async def test_what_the_client_of_kserve_says_besides_is_taken(running: Running) -> None:
+    """Its sizes and kinds of binary data, which mean nothing here."""
+    request = make.of_texts(["a"], ["embedding"], raw=True)
+    request.inputs[0].parameters["binary_data_size"].int64_param = 5
+    request.outputs[0].parameters["binary_data"].bool_param = True
+    assert make.arrays(await infer(running, request))["embedding"].shape == (1, D_MODEL)
+    request.inputs[0].parameters["shared_memory_region"].string_param = "mine"
+    _, message, _ = await refused(running, request)
+    assert message.startswith("inputs[0].parameters: none is known")
+
+
 REFUSALS: list[tuple[Callable[[], pb.ModelInferRequest], str]] = [
     (lambda: make.of_texts(["a", ""]), "text[1]: is empty"),
     (lambda: make.of_texts(["x" * 100], ["embedding"]), "text[0]: has 101 tokens; the model takes"),
@@ -134,6 +151,8 @@ REFUSALS: list[tuple[Callable[[], pb.ModelInferRequest], str]] = [
         lambda: make.of_texts(["a"], top_k=2000),
         f"parameters.top_k: 2000 is not in [1, {VOCABULARY}]",
     ),
+    (lambda: make.of_texts(["a"], ["logits"], truncate=True), "parameters.truncate: goes with"),
+    (lambda: named("x" * 300), "id: has 300 characters; the limit is 256"),
     (lambda: make.of_texts(["a"], dimensions=9), "parameters.dimensions: 9 is not in [1, 8]"),
     (lambda: make.of_texts(["a"], dimensions=-1), "parameters.dimensions: -1 is out of range"),
     (lambda: make.of_texts(["a"], layer=9), "parameters.layer: 9 is not in [-4, 2]"),

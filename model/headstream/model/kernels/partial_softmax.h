@@ -81,7 +81,8 @@ Partial weigh(float* scores, float scale, int64_t from, int64_t to, int64_t used
     sums += load_floats(weight);
     store_floats(weights + j, load_floats(weight));
   }
-  return {maximum, across(sums, [](auto a, auto b) { return a + b; }), values};
+  const float sum = across(sums, [](auto a, auto b) { return a + b; });
+  return {sum == sum ? maximum : sum, sum, values};  // what is not a number must not be left out
 }
 
 }  // namespace headstream

@@ -6,6 +6,7 @@ Format: 8 bytes little-endian header length, the header, then the tensors' bytes
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,8 +38,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
             raise DuplicateTensorError(twice, f"in the header of {path.name}")
         return entries
 

@@ -148,7 +148,7 @@ def _shared(architecture: str, hf: Any) -> dict[str, Any]:
     """The fields every family reads alike (transformers aliases GPT-2's own words to these)."""
     eos = hf.eos_token_id
     rope = getattr(hf, "rope_parameters", None) or {}
-    if hf.hidden_size % hf.num_attention_heads:
+    if not getattr(hf, "head_dim", None) and hf.hidden_size % hf.num_attention_heads:
         raise CheckpointError("hidden_size is no multiple of num_attention_heads")
     return {
         "architecture": architecture,

@@ -5,12 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from headstream.model import pooling
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
@@ -57,6 +52,7 @@ class EngineCore:
         self._scheduler = scheduler
         self._send = send
         self._steps = 0
+        self.is_blocked = False  # the last step found nothing that may run: readers are awaited
         self._refused: list[Delta] = []
         self._grammars = Grammars()
         self._compiling: dict[int, Sequence] = {}
@@ -83,7 +79,10 @@ class EngineCore:
             except Exception as error:  # one step's fault ends its own sequences, not the engine
                 deltas += self._fail(schedule, error)
             self._steps += 1
+        else:
+            self._runner.beat()
         deltas += self._lenses.read(frames, beside=bool(schedule))
+        self.is_blocked = not schedule and not deltas
         self._report(deltas, frames, schedule, time.monotonic_ns() - begin)
 
     def heartbeat(self) -> None:
@@ -252,7 +251,9 @@ class EngineCore:
                 continue
             sequence.pool_rows.append(values)
             if part.start + part.count == sequence.num_prompt:
-                vectors[sequence] = frames.add(_pool(sequence))
+                spec, first = sequence.spec.outputs.pool, sequence.first_pooled
+                assert spec is not None
+                vectors[sequence] = frames.pooled(spec, first, sequence.pool_rows)
         return rows, vectors
 
     def _fail(self, schedule: Schedule, error: Exception) -> list[Delta]:
@@ -280,6 +281,7 @@ class EngineCore:
             lookup_tokens=scheduler.lookup_tokens,
             hit_tokens=scheduler.hit_tokens,
             waiting_first=tuple(map(scheduler.num_waiting_of, Priority)),
+            blocked=not schedule,
         )
         self._send(StepReport(tuple(deltas), stats), frames)
 
@@ -287,12 +289,3 @@ class EngineCore:
 def _finish(sequence: Sequence, fault: str | None) -> FinishReason:
     """How a sequence that is done has ended."""
     return "error" if fault is not None else sequence.finish or "length"
-
-
-def _pool(sequence: Sequence) -> Tensor:
-    """The vectors asked for, float32 [spans, d], of a prompt whose rows are complete."""
-    spec, first = sequence.spec.outputs.pool, sequence.first_pooled
-    assert spec is not None
-    rows = torch.cat(sequence.pool_rows)  # [prompt - first, d]
-    spans = tuple(tuple(position - first for position in span) for span in spec.spans)
-    return pooling.pool(rows, replace(spec, spans=spans))

@@ -99,7 +99,8 @@ class Grammars:
 
     def drop(self, sequence_id: int) -> None:
         """Nobody wants it any more."""
-        self._open.pop(sequence_id, None)
+        if (compiling := self._open.pop(sequence_id, None)) is not None:
+            compiling.cancel()
 
     def take_ready(self, *, block: bool) -> list[tuple[int, Matcher | Exception]]:
         """What is compiled, by sequence id, or why it cannot be; waits a little if ``block``."""

@@ -82,6 +82,17 @@ class EngineHandle:
         self._on_progress = on_progress
         self._set_state(EngineState.LOADING)
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            socket = await self._launch()
+        except (OSError, zmq.ZMQError) as error:  # no memory, no files, no room
+            self._runs.kill()
+            self._set_state(EngineState.FAILED)
+            raise EngineStartError(f"the engine cannot be started: {error}") from error
+        reader = asyncio.create_task(self._read(socket), name="engine-reader")
+        self._tasks = [reader, asyncio.create_task(self._watch(reader), name="engine-watcher")]
+        await self._started
+
+    async def _launch(self) -> zmq.asyncio.Socket:
         self._directory = tempfile.mkdtemp(prefix="headstream-")
         address = f"ipc://{self._directory}/engine"
         self._socket = socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
@@ -89,9 +100,7 @@ class EngineHandle:
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.bind(address)
         await self._runs.launch(self.config, address)
-        reader = asyncio.create_task(self._read(socket), name="engine-reader")
-        self._tasks = [reader, asyncio.create_task(self._watch(reader), name="engine-watcher")]
-        await self._started
+        return socket
 
     async def stop(self) -> None:
         """End the engine; sequences still running fail. Without a start there is nothing to do."""

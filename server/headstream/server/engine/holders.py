@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.branches import Branches
 from headstream.server.engine.plan import Plan
@@ -73,18 +72,23 @@ class Holders:
                 continue
             if not may_ask(head, self.running, self._branches.going, self._max_num_seqs):
                 continue
-            rows = min(head.num_tokens, PREFILL_GRID)
-            while not self._has_room(head, rows):
-                given = to_give_up(self.running, head)
-                if given is None:
+            rows = head.next_rows(plan.budget_for(head))
+            left, given = dict(self.running), list[Sequence]()
+            while rows and not self._has_room(head, rows, given):
+                each = to_give_up(left, head)
+                if each is None:  # nobody gives up anything in vain
+                    given.clear()
                     break
-                self.preempt(given)
-                plan.drop(given)
+                given.append(each)
+                del left[each]
+            for each in given:
+                self.preempt(each)
+                plan.drop(each)
 
     def displace(self, sequence: Sequence, plan: Plan, step: int) -> None:
         """Make room for a waiting sequence, if those who are less urgent have enough of it."""
         rows = sequence.next_rows(plan.budget_for(sequence))
-        if self._has_room(sequence, rows):
+        if not rows or self._has_room(sequence, rows):
             return
         displaced = to_displace(self.running, sequence, step)
         if not self._has_room(sequence, rows, displaced):
@@ -133,15 +137,13 @@ class Holders:
         sequence.block_ids += fresh
         return True
 
-    def _has_room(self, sequence: Sequence, rows: int, without: Iterable[Sequence] = ()) -> bool:
+    def _has_room(self, sequence: Sequence, rows: int, without: Collection[Sequence] = ()) -> bool:
         """Whether there are slots for a waiting sequence, and blocks for so many of its rows.
 
-        ``without``: running sequences that would make room, with all the blocks they have.
+        ``without``: running sequences that would make room, with all blocks that they alone hold.
         """
-        slots, blocks = self.free_slots, self._pool.num_free
-        for each in without:
-            slots += each.num_slots
-            blocks += len(each.block_ids)
+        slots = self.free_slots + sum(each.num_slots for each in without)
+        blocks = self._pool.num_free + self._cache.num_freed(without)
         wanted = self._pool.blocks_for(rows)
         return sequence.num_slots <= slots and wanted <= blocks + self._cache.num_idle
 

@@ -23,6 +23,9 @@ _LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 class EngineProcess:
     """A child process, or one for each rank: they die with their parent, and with each other."""
 
+    def __init__(self) -> None:
+        self._ranks: list[asyncio.subprocess.Process] = []
+
     async def launch(self, config: EngineConfig, address: str) -> None:
         """Start them; OpenMP reads its settings before torch is loaded."""
         environment = dict(os.environ)
@@ -32,9 +35,9 @@ class EngineProcess:
         environment.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         # What ranks say to each other is neither authenticated nor encrypted: it stays here.
         for library in ("GLOO", "NCCL"):
-            environment.setdefault(f"{library}_SOCKET_IFNAME", _LOOPBACK)
+            environment[f"{library}_SOCKET_IFNAME"] = _LOOPBACK
         arguments = [msgspec.json.encode(config).decode(), address, str(os.getpid())]
-        self._ranks: list[asyncio.subprocess.Process] = []
+        self._ranks = []
         for rank in range(num_ranks):
             module = "headstream.server.engine." + ("follower" if rank else "loop")
             process = await asyncio.create_subprocess_exec(
@@ -67,6 +70,9 @@ class EngineProcess:
 class EngineThread:
     """A thread of this process."""
 
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+
     async def launch(self, config: EngineConfig, address: str) -> None:
         """Start the thread.
 
@@ -77,7 +83,7 @@ class EngineThread:
             raise ValueError("tensor_parallel: an engine within a process is one rank")
         from headstream.server.engine import loop  # noqa: PLC0415 - torch, in this mode only
 
-        self._stopping = threading.Event()
+        self._stopping.clear()
         self._thread = threading.Thread(
             target=loop.run,
             args=(config, address, lambda: not self._stopping.is_set()),

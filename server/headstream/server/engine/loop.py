@@ -20,6 +20,8 @@ from headstream.server.engine.messages import (
 from headstream.server.engine.parent import end_with_parent
 
 HEARTBEAT_MS = 1000
+BLOCKED_MS = 20
+"""Between steps while those who run wait for their readers. News from the front ends the pause."""
 
 
 def run(config: EngineConfig, address: str, alive: Callable[[], bool]) -> None:
@@ -74,7 +76,8 @@ def _serve(
     )
     channel.send(ready)
     while alive():
-        for message in channel.receive(0 if core.has_work else HEARTBEAT_MS):
+        busy = core.has_work
+        for message in channel.receive(BLOCKED_MS * core.is_blocked if busy else HEARTBEAT_MS):
             if isinstance(message, Shutdown):
                 runner.close()
                 return

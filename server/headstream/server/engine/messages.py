@@ -208,6 +208,7 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     lookup_tokens: int = 0  # prompt tokens looked up in the prefix cache since the start
     hit_tokens: int = 0  # those of them that were there
     waiting_first: tuple[int, ...] = ()  # for a first step, of each `Priority`
+    blocked: bool = False  # nobody may run: those who hold slots wait for their readers
 
 
 class StepReport(msgspec.Struct, frozen=True, tag="step"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.server.engine.block_pool import BlockPool
@@ -41,6 +41,13 @@ class PrefixCache:
     def num_idle(self) -> int:
         """Blocks that only the cache holds: free for the taking."""
         return len(self._idle) * self._chunk_blocks
+
+    def num_freed(self, sequences: Collection[Sequence]) -> int:
+        """Blocks that are free, or idle, when these sequences give back theirs."""
+        held = Counter(block for each in sequences for block in each.block_ids)
+        for key in {key for each in sequences for key in each.chunk_keys[: each.num_chunks]}:
+            held.update(self._chunks[key])  # the cache's own reference
+        return sum(self._pool.num_refs(block) == count for block, count in held.items())
 
     def keys(self, token_ids: array[int], salt: bytes) -> tuple[bytes, ...]:
         """The keys of all whole chunks of a prompt (int64 ids)."""

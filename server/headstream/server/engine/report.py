@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from headstream.model import pooling
 from headstream.model.batch import RowResult, ScoreResult
 from headstream.model.heads import TORCH_DTYPES
-from headstream.model.outputs import WireDtype
+from headstream.model.outputs import PoolSpec, WireDtype
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.messages import LogitRow, Scores, Token
 
@@ -31,6 +34,12 @@ class Frames:
         tensor = tensor.contiguous()
         self.buffers.append(tensor.flatten().view(torch.uint8).numpy().data)
         return Frame(len(self.buffers) - 1, _WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
+
+    def pooled(self, spec: PoolSpec, first: int, pool_rows: list[Tensor]) -> Frame:
+        """The vectors asked for, float32 [spans, d], of rows from the position ``first`` on."""
+        rows = torch.cat(pool_rows)  # [prompt - first, d]
+        spans = tuple(tuple(position - first for position in span) for span in spec.spans)
+        return self.add(pooling.pool(rows, replace(spec, spans=spans)))
 
     def token(self, index: int, row: RowResult) -> Token:
         """A generated token with the logits asked for."""

@@ -142,21 +142,9 @@ class Scheduler:
         what was appended to branches; then, for one priority after the other, prompts under way, in
         order of arrival, and new ones.
         """
-        self._step += 1
         holders = self._holders
         self.branches.start(holders.free_slots, self._paused)
-        ready: list[Sequence] = []
-        appended: list[Sequence] = []
-        behind: dict[Priority, list[Sequence]] = {priority: [] for priority in Priority}
-        for sequence in holders:
-            if sequence in self._paused:
-                continue
-            if sequence.num_pending == 1:
-                ready.append(sequence)
-            elif sequence.is_appending:
-                appended.append(sequence)
-            else:
-                behind[sequence.priority].append(sequence)
+        ready, appended, behind = self._sort_holders()
         prompts = sum(map(len, behind.values())) + len(self._waiting)
         plan = Plan(
             step_budget(self._budget, self._max_num_seqs, ready=len(ready), prompts=prompts)
@@ -174,14 +162,34 @@ class Scheduler:
         may_start = True
         for priority, line in self._waiting.lines():
             served += self._read_on(behind[priority], plan)
-            holders.share_slots(line.heads(), self._paused, plan)
             if may_start:
+                holders.share_slots(line.heads(), self._paused, plan)
                 started, may_start = self._admit(line, plan)
                 served += started
         under_way = [each for each in chain(*behind.values()) if each in holders]
-        self._waiting.note_step(under_way, served, self._paused)
+        if plan.rows:
+            self._step += 1
+            self._waiting.note_step(under_way, served, self._paused)
         self.block_copies = tuple(plan.block_copies.values())
         return plan.rows
+
+    def _sort_holders(
+        self,
+    ) -> tuple[list[Sequence], list[Sequence], dict[Priority, list[Sequence]]]:
+        """Who has one token behind, branches with more of them, and prompts under way."""
+        ready: list[Sequence] = []
+        appended: list[Sequence] = []
+        behind: dict[Priority, list[Sequence]] = {priority: [] for priority in Priority}
+        for sequence in self._holders:
+            if sequence in self._paused:
+                continue
+            if sequence.num_pending == 1:
+                ready.append(sequence)
+            elif sequence.is_appending:
+                appended.append(sequence)
+            elif sequence.num_pending:  # otherwise its rows are computed, and read now
+                behind[sequence.priority].append(sequence)
+        return ready, appended, behind
 
     def _read_on(self, prompts: Iterable[Sequence], plan: Plan) -> list[Sequence]:
         """Go on with prompts under way; those that got rows are returned."""
@@ -238,11 +246,15 @@ class Scheduler:
             if sequence in self._paused or not plan.budget_for(sequence):
                 continue
             self._holders.displace(sequence, plan, self._step)
-            if lacks_room := sequence.num_slots > self._holders.free_slots:
+            if sequence.num_slots > self._holders.free_slots:
+                lacks_room = True
+                if sequence.displaces_nobody:  # which keeps nobody behind it from displacing
+                    continue
                 break
             hit = self.cache.take(sequence)
             rows = sequence.next_rows(plan.budget_for(sequence))
-            if lacks_room := not rows or not self._holders.allocate(sequence, rows, plan):
+            if not rows or not self._holders.allocate(sequence, rows, plan):
+                lacks_room = True
                 self.cache.cut(sequence, 0)
                 break
             self._holders.start(sequence, self._step)

@@ -111,6 +111,11 @@ class Sequence:
         self.is_forked = sibling.is_forked = True
 
     @property
+    def displaces_nobody(self) -> bool:
+        """Whether it is urgent only because it was passed over, and has no siblings to start."""
+        return self.priority is not self.spec.priority and self.num_slots == 1
+
+    @property
     def milestone(self) -> Milestone:
         """How it has fared so far."""
         return Milestone(

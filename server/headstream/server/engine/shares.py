@@ -9,7 +9,7 @@ from itertools import chain
 from headstream.server.engine.priority import Priority
 from headstream.server.engine.sequence import Sequence
 
-_KEPT_STEPS = 8  # a sequence keeps its slot so long, whoever asks: it gets somewhere
+_KEPT_STEPS = 8  # a sequence keeps its slot so long from the more urgent: it gets somewhere
 _MOST_DISPLACED = 4
 
 

@@ -10,16 +10,17 @@ from headstream.server.engine.priority import Priority
 from headstream.server.engine.sequence import Sequence
 
 PATIENCE = 32
-"""Steps in a row that may pass over a priority before the first of it goes ahead of all."""
+"""Steps that may pass over a priority before the first of it goes ahead of all."""
 
 
 class Waiting:
     """The more urgent line goes first; within a line, tenants take turns.
 
-    No line starves. Where one waits while :data:`PATIENCE` steps in a row start nothing of it and
-    read nothing of its prompts, the first of it becomes ``HIGH`` for good: it starts with the next
-    free slot, and gives way to nobody. So of a line that is never served otherwise, one sequence in
-    32 steps goes on, and what these sequences cost the others is bounded alike.
+    No line starves. A step passes over a line if it starts something more urgent, or reads prompts
+    of such, and nothing of the line. Where :data:`PATIENCE` steps do so, with none between that
+    serves the line, the first of it becomes ``HIGH`` for good: it starts with the next free slot,
+    and gives way to nobody more urgent. So a line that is never served otherwise gets one sequence
+    for 32 steps of the others. One that was lifted and has not started yet is the only one.
     """
 
     def __init__(self) -> None:
@@ -70,14 +71,14 @@ class Waiting:
         got = {sequence.priority for sequence in served}
         under_way = [sequence for sequence in prompts if sequence not in paused]
         for priority in Priority:
-            if priority is Priority.HIGH or priority in got:
-                self._passed[priority] = 0
-                continue
             first = self._first(priority, under_way, paused)
-            self._passed[priority] = 0 if first is None else self._passed[priority] + 1
-            if first is not None and self._passed[priority] >= PATIENCE:
+            if first is None or priority is Priority.HIGH or priority in got:
                 self._passed[priority] = 0
-                self._lift(first)
+            elif any(other > priority for other in got) and not self._has_lifted(priority):
+                self._passed[priority] += 1
+                if self._passed[priority] >= PATIENCE:
+                    self._passed[priority] = 0
+                    self._lift(first)
 
     def _first(
         self, priority: Priority, under_way: list[Sequence], paused: set[Sequence]
@@ -86,6 +87,10 @@ class Waiting:
         places = (under_way, self._lines[priority])
         candidates = (each for place in places for each in place if each.priority is priority)
         return next((each for each in candidates if each not in paused), None)
+
+    def _has_lifted(self, priority: Priority) -> bool:
+        """Whether one of this priority was lifted and has not started yet."""
+        return any(each.spec.priority is priority for each in self._lines[Priority.HIGH])
 
     def _lift(self, sequence: Sequence) -> None:
         waits = sequence in self

@@ -5,12 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from headstream.server.ray.replica import Replica, replica_settings
+from headstream.server.ray.replica import MAX_ONGOING, Replica, replica_settings
 
 OPTIONS: dict[str, Any] = {
     "name": "Headstream",
-    # The server itself refuses what is too much, and says when to come again.
-    "max_ongoing_requests": 1024,
+    "max_ongoing_requests": MAX_ONGOING,
     "health_check_period_s": 2,
     "health_check_timeout_s": 10,
     "graceful_shutdown_wait_loop_s": 0.5,

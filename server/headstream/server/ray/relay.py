@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from headstream.access.failure import REQUEST_ID_KEY
 
-PASSED_KEYS = ("authorization", REQUEST_ID_KEY)
+PASSED_KEYS = ("authorization", REQUEST_ID_KEY, "traceparent", "tracestate")
 """Of a call's metadata: what the server reads."""
 
 Metadata = list[tuple[str, str | bytes]]

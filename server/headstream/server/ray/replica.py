@@ -22,9 +22,13 @@ BOUNDED = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_RUN_USER_CODE_IN_SEPARAT
 """With these Ray asks a replica for a message when the one before is sent. Otherwise it takes all
 that there are, and a caller who does not read fills the replica's memory."""
 
+MAX_ONGOING = 1024
+"""Calls at once that Ray lets in to a replica; the server itself refuses what is too much."""
+
 _DEFAULTS: dict[str, object] = {
     "port": 0,
     "admin_port": 0,
+    "max_streams": MAX_ONGOING,  # a replica's calls come over one connection
     "drain_delay": 0,  # Ray has taken the replica out, and waited for its calls, before it stops it
 }
 

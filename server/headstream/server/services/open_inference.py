@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +15,7 @@ from headstream.server.call import current_call
 from headstream.server.context import Context
 from headstream.server.embedder import Embedder
 from headstream.server.engine.priority import Priority
-from headstream.server.errors import EngineFault, EngineUnavailable, ServiceError
+from headstream.server.errors import EngineFault, EngineUnavailable, ServiceError, SessionExpired
 from headstream.server.first_request import first_request
 from headstream.server.health import Health
 from headstream.server.infer_steps import FINAL, infer_steps
@@ -27,9 +28,11 @@ from headstream.server.wire.infer import (
     EMBEDDING,
     LOGITS,
     LOGITS_IDS,
+    MAX_ID_LENGTH,
     TOKEN_IDS,
     VERSION,
     InferCall,
+    check_id,
     check_version,
     fields_of,
     parse_continue,
@@ -47,13 +50,20 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Named tensors in, named tensors out."""
 
     def __init__(
-        self, models: Models, metrics: Metrics, health: Health, session_idle: float
+        self,
+        models: Models,
+        metrics: Metrics,
+        health: Health,
+        *,
+        session_idle: float,
+        session_deadline: float,
     ) -> None:
-        """``session_idle``: seconds that a stream may be open without a request."""
+        """Seconds that a stream may be open without a request, and in any case."""
         self._models = models
         self._metrics = metrics
         self._health = health
         self._session_idle = session_idle
+        self._session_deadline = session_deadline
         self._logits = LogitsService(models, metrics, session_idle)
 
     async def ServerLive(  # noqa: N802 - named by the protocol
@@ -128,7 +138,10 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         context: Context,
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """The answers to requests in their order; one that fails does not end the stream."""
+        end = time.monotonic() + self._session_deadline
         while request := await first_request(request_iterator, self._session_idle, "request"):
+            if time.monotonic() > end:
+                raise SessionExpired(f"open for more than {self._session_deadline:g} s")
             try:
                 async with aclosing(self._answers(request, context)) as answers:
                     async for answer in answers:
@@ -139,14 +152,15 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
                 failed = pb.ModelStreamInferResponse(
                     error_message=public_message(error, current_call().request_id)
                 )
-                failed.infer_response.model_name = request.model_name
-                failed.infer_response.id = request.id
+                failed.infer_response.model_name = request.model_name[:MAX_ID_LENGTH]
+                failed.infer_response.id = request.id[:MAX_ID_LENGTH]
                 failed.infer_response.parameters[FINAL].bool_param = True
                 yield failed
 
     async def _answers(
         self, request: pb.ModelInferRequest, context: Context
     ) -> AsyncGenerator[pb.ModelInferResponse]:
+        check_id(request.id)
         if CONTINUES not in request.parameters:
             answer = await self._infer(request)
             answer.parameters[FINAL].bool_param = True
@@ -163,15 +177,16 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
                     yield answer
 
     async def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        check_id(request.id)
         check_version(request.model_version)
         model = self._models.get(request.model_name)
         call = parse_infer(request, model.ready, model.limits)
         if call.goes_on:
             self._models.get_for_logits(request.model_name, Priority.NORMAL, "ModelInfer")
         with fields_of(call.tensor):
-            arrays = {
-                **(await self._embed(model, call) if EMBEDDING in call.wanted else {}),
+            arrays = {  # the stricter limits first
                 **(await self._go_on(model, call) if call.goes_on else {}),
+                **(await self._embed(model, call) if EMBEDDING in call.wanted else {}),
             }
         answer = to_response(request, model.name, model.ready)
         for name in call.wanted:

@@ -34,6 +34,7 @@ EMBEDDING = "embedding"
 LOGITS, LOGITS_IDS = "logits", "logits_ids"
 TOKEN_IDS, TEXT = "token_ids", "text"
 VERSION = "1"  # a name has one version
+MAX_ID_LENGTH = 256
 
 _GROUPS = re.compile(r"^(sampling|stop|logits)\.")
 _WITHIN = re.compile(r"(\.input)?(\.text|\.token_ids(\.ids)?)?(?=$|\[)")  # an input of ours
@@ -66,6 +67,8 @@ def parse_infer(request: pb.ModelInferRequest, ready: Ready, limits: Limits) -> 
     logits = to_logits_options(values, rows=LOGITS in wanted or LOGITS_IDS in wanted)
     tensor, inputs = parse_inputs(request, limits, skip_special=skips_special(values))
     options = to_embed_options(values)
+    if options.truncate and any(name != EMBEDDING for name in wanted):
+        raise InvalidRequest("parameters.truncate", f"goes with the output {EMBEDDING} alone")
     call = InferCall(
         tensor=tensor,
         inputs=inputs,
@@ -108,7 +111,9 @@ def _wanted(
         if output.name not in known:
             listed = ", ".join(known)
             raise InvalidRequest(f"outputs[{i}].name", f"{output.name[:100]!r} is none of {listed}")
-        if output.parameters:
+        if output.parameters.keys() - {
+            "binary_data"
+        }:  # of HTTP, which KServe's client says here too
             raise InvalidRequest(f"outputs[{i}].parameters", "none is known")
         if output.name == LOGITS_IDS and "top_k" not in request.parameters:
             raise InvalidRequest(f"outputs[{i}].name", f"{LOGITS_IDS} go with parameters.top_k")
@@ -126,6 +131,17 @@ def fields_of(tensor: str) -> Generator[None]:
         if field.startswith("prompt"):
             field = f"{tensor}[0]{field.removeprefix('prompt')}"
         raise InvalidRequest(_WITHIN.sub("", field), error.description) from None
+
+
+def check_id(request_id: str) -> None:
+    """Refuse what every answer would repeat.
+
+    Raises:
+        InvalidRequest: It is too long.
+    """
+    if len(request_id) > MAX_ID_LENGTH:
+        limit = f"the limit is {MAX_ID_LENGTH}"
+        raise InvalidRequest("id", f"has {len(request_id)} characters; {limit}")
 
 
 def check_version(version: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,9 @@ def parse_inputs(
         names = f"{len(request.inputs)} tensors; one of {TEXT} and {INPUT_IDS} is taken"
         raise InvalidRequest("inputs", f"has {names}")
     [tensor] = request.inputs
-    if tensor.parameters:
+    if tensor.parameters.keys() - {
+        "binary_data_size"
+    }:  # KServe's client says it, and sends the data
         raise InvalidRequest("inputs[0].parameters", "none is known; send the elements themselves")
     raw = _raw(request, tensor)
     if tensor.name == TEXT:
@@ -61,7 +64,10 @@ def _texts(tensor: Tensor, raw: bytes | None, limits: Limits) -> list[str]:
     if len(tensor.shape) not in {1, 2} or tensor.shape[1:] not in ([], [1]):
         raise InvalidRequest(f"{TEXT}.shape", f"{list(tensor.shape)[:9]} is not [n] or [n, 1]")
     num_texts = check_int(f"{TEXT}.shape[0]", tensor.shape[0], 1, limits.max_inputs)
-    elements = list(tensor.contents.bytes_contents) if raw is None else list(_cut(raw))
+    if raw is None:
+        elements = list(tensor.contents.bytes_contents)
+    else:  # a length of 0 takes four bytes: count before there are a million
+        elements = list(islice(_cut(raw), num_texts + 1))
     check_count(TEXT, elements, num_texts, num_texts)
     return [_decode(f"{TEXT}[{i}]", element) for i, element in enumerate(elements)]
 
