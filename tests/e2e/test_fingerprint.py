@@ -63,7 +63,7 @@ async def test_every_reply_tells(
 ) -> None:
     """Torch's plain operators compute a row by the number of rows beside it."""
     if not invariant:
-        monkeypatch.setattr(build, "choose_kernels", lambda *_: PLAIN_KERNELS)
+        monkeypatch.setattr(build, "choose_kernels", lambda *_, **__: PLAIN_KERNELS)
     flags = ["--models", f"tiny={tiny_model}", "--port", "0", "--admin-port", "0"]
     flags += ["--threads", "1", "--drain-delay", "0"]
     settings = load_settings(flags)

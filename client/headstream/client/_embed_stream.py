@@ -162,7 +162,8 @@ class EmbedStreaming:
         Args:
             texts: Any iterable; each is a string, token ids or a chat, or a tuple of an id of your
                 own and one of these. A thread of gRPC's reads them, as they can be sent; they must
-                not wait for answers.
+                not wait for answers. While others are under way they are gathered into messages,
+                so where they pause the last ones wait for the next.
             model: Name of the model; empty for the server's first.
             look_ahead: Most texts that are read and not answered yet.
             timeout: Seconds until all must be answered; None for as long as it takes. The server

@@ -179,7 +179,7 @@ def test_operators_without_such_care_say_so_and_differ(
     family: str, make_case: Callable[[str, str], Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: what torch offers computes a row by the number of rows beside it."""
-    monkeypatch.setattr(build, "choose_kernels", lambda *_: PLAIN_KERNELS)
+    monkeypatch.setattr(build, "choose_kernels", lambda *_, **__: PLAIN_KERNELS)
     case = make_case(family, "plain")
     assert not case.trace().ready.batch_invariant
     lone = case.alone()
