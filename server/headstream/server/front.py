@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -152,9 +151,10 @@ class Front:
             ended = asyncio.create_task(self._server.wait_for_termination())
             # To wait for a task, unlike to await it, does not cancel it, nor so the server.
             await asyncio.wait({ended})
-            with contextlib.suppress(UnicodeDecodeError):
-                ended.result()
-            log.error("the gRPC server has ended by itself and is started again")
+            log.error(
+                "the gRPC server has ended by itself and is started again",
+                exc_info=ended.exception(),
+            )
             while True:
                 try:
                     await self._make_server(port)
