@@ -66,7 +66,7 @@ def fuzz(fuzzed: Fuzzed, method: str, calls: st.SearchStrategy[list[bytes]], cou
         derandomize=True,
         database=None,
         phases=[Phase.generate],
-        suppress_health_check=[*HealthCheck.__members__.values()],
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType] - by metaclass
     )
     def send(crowd: list[tuple[list[bytes], Any]]) -> None:
         fuzzed.send_all(method, crowd)
