@@ -11,6 +11,8 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from grpc_health.v1 import health_pb2
+
 from server_process import Server, running_server
 
 FLAGS = ("--dtype", "float32", "--kv-cache-bytes", str(64 << 20))
@@ -69,6 +71,13 @@ class Replica:
     def served(self, method: str) -> float:
         """Calls of a method that ended well since its start."""
         return self.server.metrics().get(("requests_total", "OK", method), 0.0)
+
+    def wait_until_serving(self) -> None:
+        """Until its engine answers: a test may have killed it, and it starts again by itself."""
+        end = time.monotonic() + 60
+        while self.server.health() != health_pb2.HealthCheckResponse.SERVING:
+            assert time.monotonic() < end, "its engine does not come back"
+            time.sleep(0.1)
 
     async def wait_until_asked(self) -> None:
         """Until the load balancer sends it calls."""

@@ -45,7 +45,9 @@ def test_wheel_is_one_namespace(wheel: Path) -> None:
     tops = {path[0] for path in files if not path[0].endswith(".dist-info")}
     assert tops == {"headstream"}
     portions = {path[1] for path in files if path[0] == "headstream"}
-    assert portions == {"v1", "client", "server", "lookup", "access", "model"}
+    assert portions == {
+        *("access", "client", "lookup", "model", "open_inference", "server", "v1"),
+    }
 
 
 @pytest.mark.parametrize("portion", ["v1", "client", "server", "lookup", "access", "model"])

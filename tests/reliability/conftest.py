@@ -28,6 +28,7 @@ def replicas(pair: list[Replica]) -> list[Replica]:
     for replica in pair:
         if not replica.running:
             replica.start()
+        replica.wait_until_serving()
     return pair
 
 

@@ -117,20 +117,22 @@ def _load_some(
     command += [",".join(map(str, originals)), str(scratch), str(SEED), str(first), str(end)]
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": path}
-    with (scratch / "stderr").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        )
-    assert process.stdout is not None
     about: dict[str, Any] = {}
     number = first
-    for line in process.stdout:
-        if not about:
-            about = json.loads(line)
-            continue
-        outcomes.add(about, json.loads(line))
-        number, about = about["number"] + 1, {}
-    code = process.wait()
+    with (
+        (scratch / "stderr").open("w") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not about:
+                about = json.loads(line)
+                continue
+            outcomes.add(about, json.loads(line))
+            number, about = about["number"] + 1, {}
+    code = process.returncode
     said = (scratch / "stderr").read_text()[-2000:]
     if about:
         error = f"ended with {code}; a hang ends after {HANG_SECONDS} s: {said}"

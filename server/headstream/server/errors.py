@@ -7,7 +7,7 @@
     ├── MalformedRequest    INVALID_ARGUMENT     MALFORMED_MESSAGE
     ├── ModelNotFound       NOT_FOUND            MODEL_NOT_FOUND
     ├── NotServed           UNIMPLEMENTED        NOT_SERVED
-    ├── ModelLoading        FAILED_PRECONDITION  MODEL_LOADING
+    ├── ModelLoading        UNAVAILABLE          MODEL_LOADING       before any output
     ├── ReplyTooLarge       RESOURCE_EXHAUSTED   REPLY_TOO_LARGE
     ├── QueueFull           RESOURCE_EXHAUSTED   QUEUE_FULL          says when to try again
     ├── TooLate             RESOURCE_EXHAUSTED   DEADLINE_TOO_SHORT  says when to try again
@@ -88,9 +88,9 @@ class NotServed(ServiceError):
 
 
 class ModelLoading(ServiceError):
-    """The model's weights are still being loaded."""
+    """The model's weights are still being loaded; another replica may have them."""
 
-    code = Code.FAILED_PRECONDITION
+    code = Code.UNAVAILABLE
     reason = "MODEL_LOADING"
 
 

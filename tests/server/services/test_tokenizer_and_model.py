@@ -123,7 +123,7 @@ async def test_states(checkpoint: Path) -> None:
         assert (await describe(running)).state == model_service_pb2.MODEL_STATE_LOADING
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await tokenize(running, "a")
-        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         await running.front.load(lambda _: None)
         running.handle.set_state(EngineState.FAILED)
         assert (await describe(running)).state == model_service_pb2.MODEL_STATE_FAILED
