@@ -179,8 +179,8 @@ class Admission:
     def _has_room(self, num_tokens: int) -> bool:
         """Whether a sequence of a bulk stream may enter."""
         return not self.requests or (
-            self.requests < self.request_room.limit // 2
-            and self.tokens + num_tokens <= self.token_room.limit // 2
+            self.requests < self.request_room.half
+            and self.tokens + num_tokens <= self.token_room.half
         )
 
     def _check_deadline(self, party: Party, *, own_tokens: int) -> None:

@@ -28,6 +28,11 @@ class Room:
         """How many it holds."""
         return self._by_party[party]
 
+    @property
+    def half(self) -> int:
+        """What batches and bulk streams may fill; the rest is for those who wait for an answer."""
+        return self.limit // 2
+
     def problem(self, party: Party, count: int) -> str:
         """Why a party cannot hold so many more; empty: it can."""
         limit = self._limit_of(party)
@@ -52,7 +57,7 @@ class Room:
         )
 
     def _limit_of(self, party: Party) -> int:
-        return self.limit // 2 if party.priority is Priority.BATCH else self.limit
+        return self.half if party.priority is Priority.BATCH else self.limit
 
     def ahead_of(self, party: Party) -> int:
         """About how many are served before what a party adds now.

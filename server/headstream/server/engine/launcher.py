@@ -83,10 +83,10 @@ class EngineThread:
             raise ValueError("tensor_parallel: an engine within a process is one rank")
         from headstream.server.engine import loop  # noqa: PLC0415 - torch, in this mode only
 
-        self._stopping.clear()
+        self._stopping = stopping = threading.Event()  # its own: one before may still be in a step
         self._thread = threading.Thread(
             target=loop.run,
-            args=(config, address, lambda: not self._stopping.is_set()),
+            args=(config, address, lambda: not stopping.is_set()),
             name="engine",
             daemon=True,
         )
