@@ -152,3 +152,12 @@ def scripted_server(
         script.address = f"127.0.0.1:{script.port}"
         yield server
         server.stop(0).wait()
+
+
+@contextlib.contextmanager
+def running_script() -> Generator[Script]:
+    """The script of a running server; its functions may be set at any time."""
+    script = Script()
+    with scripted_server(script) as server:
+        server.start()
+        yield script

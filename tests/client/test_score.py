@@ -8,7 +8,6 @@ import pytest
 from client_messages import SCORE_END, score_events, tensor
 from headstream.client import (
     AsyncClient,
-    Client,
     InvalidArgument,
     StreamBroken,
     TextScores,
@@ -27,12 +26,6 @@ def feed(*events: pb.ScoreResponse) -> ScoreState:
     for event in events:
         state.feed(event)
     return state
-
-
-@pytest.fixture
-def client(script):
-    with Client(script.address, timeout=60, stream_timeout=60) as client:
-        yield client
 
 
 def test_one_text_has_one_result(script, client):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from evaluated_model import SHORT_FLAGS, save_short_model
 from explorer_browser import ENCODER, Explorer, browser, chromium_path, opened
 from headstream.client import Client
 from headstream.model.loading.source import resolve
@@ -28,6 +29,20 @@ def server(tiny_model: Path) -> Generator[str]:
     """Address of a server with the tiny model."""
     with running_server(tiny_model) as running:
         yield running.address
+
+
+@pytest.fixture(scope="module", params=["with a beginning mark", "without"])
+def short_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a random model with a short context, for lm_eval."""
+    mark = request.param != "without"
+    return save_short_model(tmp_path_factory.mktemp("short-model"), mark=mark)
+
+
+@pytest.fixture(scope="module")
+def short_server(short_model: Path) -> Generator[Server]:
+    """A server with that model."""
+    with running_server(short_model, *SHORT_FLAGS) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,12 @@ Oracle = Any  # a transformers model; the library's types say no more
 MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    """Both dtypes of weights and activations."""
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def _few_threads() -> Iterator[None]:
     before = torch.get_num_threads()

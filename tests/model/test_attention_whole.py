@@ -7,13 +7,7 @@ import random
 import pytest
 import torch
 
-from attention_reference import (
-    Bench,
-    attention_spec,
-    exact_attention,
-    model_config,
-    random_text,
-)
+from attention_reference import Bench, attention_spec, exact_attention, model_config, random_text
 from headstream.model.attention.base import AttentionSpec
 from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.whole import WholeAttention
@@ -29,13 +23,7 @@ SPECS = {
     "window-300": attention_spec(2, 2, 16, window=300, causal=False),
     "window-all": attention_spec(2, 2, 16, window=10_000, causal=False),
 }
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LENGTHS = (1, 2, 16, 47, 48, 49, 127, 128, 129, 256, 700)
-
-
-@pytest.fixture(params=DTYPES)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return DTYPES[request.param]
 
 
 @pytest.fixture(params=SPECS)

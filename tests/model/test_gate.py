@@ -16,11 +16,6 @@ from headstream.model.layers.mlp import MLP, GatedMLP
 WIDTHS = [48, 100, 2048]  # 100 leaves a rest in every vector width
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 def numbers(rows: int, width: int, dtype: torch.dtype) -> Tensor:
     return (torch.randn(rows, width, generator=torch.Generator().manual_seed(width)) * 3).to(dtype)
 

@@ -17,7 +17,6 @@ from headstream.model.kernels import Kernels
 from headstream.model.layers.unembedding import Unembedding
 from headstream.model.outputs import LogitsSpec, SamplingParams
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 D_MODEL = 32
 ROWS = 6
 
@@ -63,11 +62,6 @@ class Case:
 
 def want(spec: LogitsSpec | None = None, *, logprob: bool = False, **sampling: Any) -> RowRequest:
     return RowRequest(SamplingParams(**sampling), spec or LogitsSpec(), logprob, 0, [1, 2], [3])
-
-
-@pytest.fixture(params=DTYPES)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return DTYPES[request.param]
 
 
 def make_case(

@@ -26,11 +26,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 @pytest.fixture
 def make_linear(kernels: Kernels) -> MakeLinear:
     return kernels.linear

@@ -13,11 +13,6 @@ WIDTHS = [1, 17, 64, 640]
 EPS = 1e-6
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 def numbers(rows: int, width: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return (torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) * 3).to(dtype)
 

@@ -10,7 +10,8 @@ there is room for others whenever they come. Alone it gets half; of two that flo
 What a tenant asks for with one priority does not count where it asks with another.
 
 Batches and bulk streams take half of the queue at most: the other half stays for those who wait for
-an answer. A bulk stream is not refused but waits for its turn.
+an answer. A bulk stream is not refused but waits for its turn, and so does every window but the
+first of a text that is scored in windows.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Outside:
-    """A sequence of a bulk stream that waits for a place."""
+    """A sequence that waits for a place instead of being refused."""
 
     party: Party
     num_tokens: int
@@ -143,7 +144,7 @@ class Admission:
 
     @asynccontextmanager
     async def wait(self, num_tokens: int) -> AsyncGenerator[Ticket]:
-        """A place for one sequence of a bulk stream, as soon as there is one.
+        """A place for one sequence of a bulk stream, or one window, as soon as there is one.
 
         In order of arrival; among tenants and priorities, it is the turn of who has fewest places.
         The sequence brings so many tokens, which count from then on.
@@ -177,7 +178,7 @@ class Admission:
                 del self._outside[party]
 
     def _has_room(self, num_tokens: int) -> bool:
-        """Whether a sequence of a bulk stream may enter."""
+        """Whether a sequence that waits outside may enter."""
         return not self.requests or (
             self.requests < self.request_room.half
             and self.tokens + num_tokens <= self.token_room.half

@@ -45,7 +45,7 @@ class ChatTemplate:
             source = _find_source(config.get("chat_template"))
             path = directory / "chat_template.jinja"
             source = path.read_text("utf-8") if path.is_file() else source
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise EngineStartError(f"{path}: the chat template cannot be read") from None
         return None if source is None else cls(source, _special_tokens(config))
 
@@ -98,6 +98,8 @@ class _GenerationTag(Extension):
 def _read_config(path: Path) -> dict[str, object]:
     try:
         config: object = json.loads(path.read_bytes()) if path.is_file() else {}
+    except OSError as error:
+        raise EngineStartError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise EngineStartError(f"{path} is not JSON") from None
     return cast("dict[str, object]", config) if isinstance(config, dict) else {}

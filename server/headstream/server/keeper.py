@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from headstream.server.engine.state import EngineState
-from headstream.server.errors import EngineStartError
 from headstream.server.models import ServedModel
 
 FIRST_PAUSE = 1.0
@@ -52,8 +51,9 @@ class EngineKeeper:
             await asyncio.sleep(pause)
             try:
                 await self._restart()
-            except EngineStartError as error:  # it has told its end, too
+            except Exception as error:  # whatever it was: nobody else tries again
                 log.warning("engine did not start", model=self._model.name, error=str(error))
+                self._ended.set()  # it has told so itself, unless what lies beside it is at fault
 
     def _on_state(self, state: EngineState) -> None:
         if state is EngineState.SERVING:

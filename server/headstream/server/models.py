@@ -50,8 +50,10 @@ class ServedModel:
 
     @property
     def serving(self) -> bool:
-        """Whether it answers now."""
-        return self.loaded is not None and self.handle.state is EngineState.SERVING
+        """Whether it answers now: the engine runs, and its tokenizer is the one that was read."""
+        if self.loaded is None or self.loaded.ready is not self.handle.ready:
+            return False
+        return self.handle.state is EngineState.SERVING
 
     def _note_step(self, report: StepReport) -> None:
         """What leaves the queue tells the engine's pace only while somebody waits for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from headstream.model.outputs import Outputs, ScoreSpec
 from headstream.model.sites import Edit
 from headstream.server.admission import Ticket
 from headstream.server.call import Call, current_call
+from headstream.server.engine.stream import ScoresEvent
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.patches import make_edits
@@ -24,6 +25,7 @@ from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.score import (
     ScoreCall,
     Window,
+    check_scored,
     cut_windows,
     position_events,
     score_values,
@@ -38,12 +40,6 @@ class _Text:
 
     index: int
     ids: tuple[int, ...]
-    windows: tuple[Window, ...]
-
-    @property
-    def num_read(self) -> int:
-        """Tokens of all windows."""
-        return sum(window.end - window.begin for window in self.windows)
 
 
 class Scorer:
@@ -70,7 +66,8 @@ class Scorer:
             texts = await gather([self._prepare(index) for index in range(len(parsed.inputs))])
             num_bytes = parsed.tensor_bytes((len(text.ids) for text in texts), model.limits)
             check_budget(num_bytes, model.limits, parsed.max_reply_bytes)
-            model.queue.charge(tickets, [text.num_read for text in texts])
+            context = model.limits.max_model_len  # of a longer text, its first window waits
+            model.queue.charge(tickets, [min(len(text.ids), context) for text in texts])
             self._edits = await make_edits(model, self._metrics, self._changes, tickets)
             runs = [self._run(*each) for each in zip(tickets, texts, strict=True)]
             async with aclosing(merge(runs)) as merged:
@@ -82,10 +79,9 @@ class Scorer:
 
     async def _prepare(self, index: int) -> _Text:
         tokens = await tokenize(self._model, self._parsed.inputs[index])
-        windows = cut_windows(
-            f"inputs[{index}]", len(tokens), self._parsed.window_stride, self._model.limits
-        )
-        return _Text(index, tokens.ids, windows)
+        stride, limits = self._parsed.window_stride, self._model.limits
+        check_scored(f"inputs[{index}]", len(tokens), stride, limits)
+        return _Text(index, tokens.ids)
 
     def _start(self, texts: Sequence[_Text], num_bytes: int) -> pb.ScoreResponse:
         inputs = [
@@ -100,28 +96,43 @@ class Scorer:
         return pb.ScoreResponse(start=start)
 
     async def _run(self, ticket: Ticket, text: _Text) -> AsyncGenerator[pb.ScoreResponse]:
-        """The events of one input: its windows one after the other, so that positions ascend."""
+        """The events of one input: its windows one after the other, so that positions ascend.
+
+        Each waits for a place of its own, as a text of a bulk stream does: a long text with a short
+        stride is read thousands of times, and must leave room for others. The first has ``ticket``.
+        """
+        model, stride = self._model, self._parsed.window_stride
         logprobs: list[NDArray[np.float32]] = []
-        for window in text.windows:
-            spec = ScoreSpec(window.first - window.begin, self._parsed.logits)
-            events = run_sequence(
-                self._model,
-                self._metrics,
-                ticket,
-                text.ids[window.begin : window.end],
-                outputs=Outputs(score=spec),
-                edits=shift_edits(self._edits, window.begin),
-            )
-            async with aclosing(events):
-                async for event in events:
-                    if event.scores is None:
-                        continue
-                    logprobs.append(score_values(event.scores)[0])
-                    if event.scores.logits is not None:
-                        self._count(len(event.scores.logits.data))
-                    for reply in position_events(text.index, window, text.ids, event.scores):
+        for window in cut_windows(len(text.ids), stride, model.limits.max_model_len):
+            num_read = window.end - window.begin
+            place = nullcontext(ticket) if not window.begin else model.queue.wait(num_read)
+            async with place as own, aclosing(self._scored(own, text, window)) as events:
+                async for scores in events:
+                    logprobs.append(score_values(scores)[0])
+                    for reply in position_events(text.index, window, text.ids, scores):
                         yield reply
         yield pb.ScoreResponse(summary=to_summary(text.index, logprobs))
+
+    async def _scored(
+        self, ticket: Ticket, text: _Text, window: Window
+    ) -> AsyncGenerator[ScoresEvent]:
+        """The scores of one window, as they are computed."""
+        spec = ScoreSpec(window.first - window.begin, self._parsed.logits)
+        events = run_sequence(
+            self._model,
+            self._metrics,
+            ticket,
+            text.ids[window.begin : window.end],
+            outputs=Outputs(score=spec),
+            edits=shift_edits(self._edits, window.begin),
+        )
+        async with aclosing(events):
+            async for event in events:
+                if event.scores is None:
+                    continue
+                if event.scores.logits is not None:
+                    self._count(len(event.scores.logits.data))
+                yield event.scores
 
     def _count(self, num_bytes: int) -> None:
         self._call.tensor_bytes += num_bytes

@@ -105,6 +105,34 @@ async def test_windows_run_one_after_the_other(running: Running) -> None:
     assert (loaded.queue.requests, loaded.queue.tokens) == (0, 0)
 
 
+async def test_a_long_text_waits_window_by_window_and_leaves_room(checkpoint: Path) -> None:
+    """Read 2,000 times, it counts as what waits of it: one window, or nothing."""
+    async with front_fakes.running_front(checkpoint, "--max-queued-tokens", "200") as running:
+        loaded = running.front.models.find("").loaded
+        assert loaded is not None
+        queue, jobs, play = loaded.queue, running.handle.jobs, running.handle.script
+        running.handle.script = lambda job: None
+        stream = call(running, ids(MAX_MODEL_LEN + 2000), window_stride=1)
+        await stream.read()
+        await until(lambda: len(jobs) == 1)
+        assert queue.tokens == MAX_MODEL_LEN
+        others = [call(running, ids(60)), call(running, ids(60))]
+        await until(lambda: len(jobs) == 3)
+        assert queue.tokens == MAX_MODEL_LEN + 120
+
+        play(jobs[0])
+        assert [(await stream.read()).HasField("positions") for _ in range(2)] == [True] * 2
+        await asyncio.sleep(0.1)
+        assert len(jobs) == 3, "more than half of the queue is taken"
+        for job in jobs[1:]:
+            play(job)
+        assert [(await read_all(other))[-1].HasField("end") for other in others] == [True] * 2
+        await until(lambda: len(jobs) == 4)
+        assert queue.tokens == MAX_MODEL_LEN, "the second window"
+        stream.cancel()
+        await until(lambda: queue.requests == queue.tokens == 0)
+
+
 async def test_rows_are_counted_and_their_budget_is_known_before(running: Running) -> None:
     replies = await score(running, ids(5), ids(3), logits=FULL)
     ready = running.handle.ready

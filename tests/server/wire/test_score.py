@@ -14,6 +14,7 @@ from headstream.server.engine.stream import ScoresEvent, WireTensor
 from headstream.server.errors import InvalidRequest
 from headstream.server.wire.score import (
     Window,
+    check_scored,
     cut_windows,
     parse_score,
     position_events,
@@ -69,7 +70,7 @@ def test_bytes_are_those_of_all_scored_positions() -> None:
 @pytest.mark.parametrize("stride", [1, 3, 9])
 @pytest.mark.parametrize("length", [2, 9, 10, 11, 12, 13, 19, 20, 50])
 def test_windows_score_every_token_but_the_first_once(stride: int, length: int) -> None:
-    windows = cut_windows("inputs[0]", length, stride, LIMITS)
+    windows = list(cut_windows(length, stride, 10))
     scored = [at for window in windows for at in range(window.first, window.end)]
     assert scored == list(range(1, length))
     assert [window.begin for window in windows] == [stride * i for i in range(len(windows))]
@@ -81,15 +82,22 @@ def test_windows_score_every_token_but_the_first_once(stride: int, length: int) 
 
 
 def test_a_text_that_fits_is_one_window() -> None:
-    assert cut_windows("x", 10, None, LIMITS) == cut_windows("x", 10, 3, LIMITS)
+    assert [*cut_windows(10, None, 10)] == [*cut_windows(10, 3, 10)] == [Window(0, 10, 1)]
+    check_scored("inputs[2]", 11, 3, LIMITS)
     with pytest.raises(InvalidRequest, match=r"inputs\[2\]: has 11 tokens; the model takes 10"):
-        cut_windows("inputs[2]", 11, None, LIMITS)
+        check_scored("inputs[2]", 11, None, LIMITS)
+
+
+def test_windows_are_made_when_they_are_wanted() -> None:
+    """A list of so many would fill the memory."""
+    windows = cut_windows(10**15, 1, 10)
+    assert [next(windows) for _ in range(2)] == [Window(0, 10, 1), Window(1, 11, 10)]
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_one_token_has_nothing_to_score(length: int) -> None:
     with pytest.raises(InvalidRequest, match="at least 2"):
-        cut_windows("inputs[0]", length, 3, LIMITS)
+        check_scored("inputs[0]", length, 3, LIMITS)
 
 
 def make_scores(count: int, logits: WireTensor | None = None, ids: bytes = b"") -> ScoresEvent:

@@ -66,29 +66,28 @@ def parse_score(request: pb.ScoreRequest, limits: Limits) -> ScoreCall:
     )
 
 
-def cut_windows(
-    field: str, num_tokens: int, stride: int | None, limits: Limits
-) -> tuple[Window, ...]:
-    """The windows in which a text is scored: one, where it fits the model's context.
-
-    As in the strided perplexity of the ``transformers`` documentation: windows of the context's
-    length begin every ``stride`` tokens until one reaches the end, and each scores the tokens that
-    none before it held.
-    """
+def check_scored(field: str, num_tokens: int, stride: int | None, limits: Limits) -> None:
+    """Refuse a text that has nothing to score, or that is too long to be read at once."""
     if num_tokens < 2:
         raise InvalidRequest(field, f"has {num_tokens} tokens; the first has no score: at least 2")
     if stride is None:
         check_length(field, num_tokens, limits)
-        return (Window(0, num_tokens, 1),)
-    windows: list[Window] = []
+
+
+def cut_windows(num_tokens: int, stride: int | None, context: int) -> Iterator[Window]:
+    """The windows in which a text is scored: one, where it fits the model's context.
+
+    As in the strided perplexity of the ``transformers`` documentation: windows of the context's
+    length begin every ``stride`` tokens until one reaches the end, and each scores the tokens that
+    none before it held. They are made one by one: there may be millions.
+    """
     scored = 1  # tokens before this one are done: the first has no score
-    for begin in range(0, num_tokens, stride):
-        end = min(begin + limits.max_model_len, num_tokens)
-        windows.append(Window(begin, end, scored))
+    for begin in range(0, num_tokens, stride or num_tokens):
+        end = min(begin + context, num_tokens)
+        yield Window(begin, end, scored)
         scored = end
         if end == num_tokens:
             break
-    return tuple(windows)
 
 
 def position_events(

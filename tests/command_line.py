@@ -1,0 +1,11 @@
+"""The command line, called in this process."""
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from headstream.server.cli.app import app
+
+
+def run(*arguments: str) -> Result:
+    """What ``headstream ARGUMENTS`` prints, and its exit code."""
+    return CliRunner().invoke(app, list(arguments))
