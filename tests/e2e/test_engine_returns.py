@@ -15,7 +15,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 UNREADABLE = Path("/proc/self/mem")  # a file whose first bytes nobody can read, root included
 
 
-def until(condition: Callable[[], bool], seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

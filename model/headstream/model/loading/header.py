@@ -32,7 +32,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
     Raises:
         DuplicateTensorError: the header names a tensor twice.
-        CheckpointError: the file is truncated, or its header is no valid header.
+        CheckpointError: the file cannot be read or is truncated, or its header is no valid header.
     """
 
     def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,6 +44,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
 
     try:
         header: object = json.loads(_header_bytes(path), object_pairs_hook=refuse_duplicates)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not JSON") from error
     if not isinstance(header, dict):

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 
 import msgspec
 
@@ -50,10 +51,11 @@ class EngineProcess:
 
     async def wait(self) -> None:
         """Return when the engine has ended, which it has when any of its ranks has."""
-        ends = [asyncio.create_task(process.wait()) for process in self._ranks]
+        ranks = self._ranks  # of this engine: the next one may start before its end is known
+        ends = [asyncio.create_task(process.wait()) for process in ranks]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            self.kill()
+            _kill(ranks)
             await asyncio.wait(ends)
         finally:
             for end in ends:
@@ -61,10 +63,14 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End it now, if it has not ended."""
-        for process in self._ranks:
-            if process.returncode is None:  # its own kill() would reap it before the loop does
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+        _kill(self._ranks)
+
+
+def _kill(ranks: Sequence[asyncio.subprocess.Process]) -> None:
+    for process in ranks:
+        if process.returncode is None:  # its own kill() would reap it before the loop does
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
 
 
 class EngineThread:

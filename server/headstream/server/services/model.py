@@ -48,7 +48,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def _describe(self, model: ServedModel) -> pb.Model:
         state = model.handle.state
         loaded = model.loaded
-        if state is EngineState.SERVING and loaded is None:  # the tokenizer is still being read
+        if state is EngineState.SERVING and not model.serving:  # the tokenizer is still being read
             state = EngineState.LOADING
         return to_model(
             model.name,
