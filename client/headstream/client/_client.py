@@ -217,7 +217,8 @@ class Client(
             logprobs: Log-probabilities (natural) instead of raw logits.
             logits_dtype: How they travel; bfloat16 arrives as float32.
             window_stride: Texts longer than the model's context C are read in windows of C tokens,
-                each so many behind the last, and score what is new. None: they are refused.
+                each so many behind the last, and score what is new; a short stride reads the text
+                many times. None: they are refused.
             skip_special_tokens: Leave out what the tokenizer adds, such as `<bos>`.
             interventions: Changes to the model, as of `trace`.
             priority: How urgent it is, as of `embed`.

@@ -724,7 +724,9 @@ class ScoreRequest(google.protobuf.message.Message):
     [2 stride, 2 stride + C) and so on, cut at the end of the text; the first that reaches the end is
     the last. Each scores the tokens that no window before it held, and each of these sees the tokens
     of the window before it: at least C - stride. This is the strided perplexity of the
-    documentation of Hugging Face `transformers`. Unset: a text longer than C is refused.
+    documentation of Hugging Face `transformers`. Each window is read whole, and Usage.input_tokens
+    counts all of them: with n tokens, about C (n - C) / stride. All but the first wait for a place
+    in the queue one by one, as items of EmbedStream do. Unset: a text longer than C is refused.
     """
     max_reply_bytes: builtins.int
     """Refuse at once if the tensors of the reply could exceed this. Default: the server's limit."""
