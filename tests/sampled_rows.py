@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,11 @@ from leading_entries import leading
 
 
 def request(
-    params: SamplingParams, *, draw: int = 0, prompt: list[int] | None = None, output=()
+    params: SamplingParams,
+    *,
+    draw: int = 0,
+    prompt: list[int] | None = None,
+    output: Sequence[int] = (),
 ) -> RowRequest:
     return RowRequest(params, LogitsSpec(), False, draw, prompt or [0], output)
 

@@ -45,7 +45,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     try:
         header: object = json.loads(_header_bytes(path), object_pairs_hook=refuse_duplicates)
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not JSON") from error
     if not isinstance(header, dict):

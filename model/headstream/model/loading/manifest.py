@@ -16,9 +16,16 @@ _KINDS = {".safetensors", ".json", ".model", ".txt", ".jinja"}
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The sha256 of a file, in lower-case hex.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def make_manifest(directory: Path) -> str:
