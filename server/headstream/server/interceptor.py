@@ -95,13 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if inspect.iscoroutinefunction(behavior):  # health: writes for itself
                     await behavior(request, context)
                     return
-                # Closed here and now, not by the garbage collector: closing frees the sequences.
-                replies = behavior(request, context)
-                try:
-                    async for reply in replies:
-                        await guard.write(reply)
-                finally:
-                    await replies.aclose()
+                await guard.write_all(behavior(request, context))
                 await guard.send_metadata()
 
             await guard.run(body)
