@@ -88,15 +88,14 @@ class Guard:
     async def write_all(self, replies: AsyncGenerator[object]) -> None:
         """Send the messages of a stream, and close it; a caller who does not read is left."""
         patience = Patience(self._policy.stalled_stream)
-        async with patience.watch():
-            # Closed here and now, not by the garbage collector: closing frees the sequences.
-            async with aclosing(replies):
-                async for reply in replies:
-                    patience.begin()
-                    await self.send_metadata()
-                    await self._context.write(reply)
-                    patience.end()
-                    self._call.started_output = True
+        # Closed here and now, not by the garbage collector: closing frees the sequences.
+        async with patience.watch(), aclosing(replies):
+            async for reply in replies:
+                patience.begin()
+                await self.send_metadata()
+                await self._context.write(reply)
+                patience.end()
+                self._call.started_output = True
 
     async def run(self, body: Callable[[], Awaitable[Result]]) -> Result:
         """The handler's result, or the status that its error means."""

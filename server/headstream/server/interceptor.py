@@ -18,6 +18,7 @@ from headstream.server.context import Context
 from headstream.server.errors import MalformedRequest, NotServed, ReplyTooLarge
 from headstream.server.guard import Guard
 from headstream.server.policy import CallPolicy
+from headstream.server.wire.bulk import serialize
 
 CANCEL_SECONDS = 0.01
 """How long a cancellation may take to follow the end of the messages, which it brings about too.
@@ -58,12 +59,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream, parse, many=True),
-                response_serializer=handler.response_serializer,
+                response_serializer=serialize,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream, parse, many=False),
-                response_serializer=handler.response_serializer,
+                response_serializer=serialize,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary, parse),

@@ -24,11 +24,11 @@ class Patience:
         self._timeout = asyncio.timeout(None)
 
     def begin(self) -> None:
-        """A message is handed to gRPC."""
+        """A message is handed to gRPC, which takes it when the caller has room."""
         self._begun = self._loop.time()
 
     def end(self) -> None:
-        """gRPC has taken it."""
+        """It is taken."""
         self._begun = None
 
     @asynccontextmanager
