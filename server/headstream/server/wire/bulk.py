@@ -33,7 +33,7 @@ class Bulk(Generic[MessageT]):
             data: What the last of these fields holds.
         """
         self.whole = whole
-        self._levels = ((whole, number), *inner)
+        self._levels: tuple[tuple[Message, int], ...] = ((whole, number), *inner)
         self._data = data
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - as messages name it
