@@ -55,16 +55,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self.policy.count_unknown_method()
             return None
         method = handler_call_details.method
+        to_bytes: Any = serialize
         parse = handler.request_deserializer
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream, parse, many=True),
-                response_serializer=serialize,
+                response_serializer=to_bytes,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream, parse, many=False),
-                response_serializer=serialize,
+                response_serializer=to_bytes,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary, parse),

@@ -6,7 +6,7 @@ protobuf copies them three times: into the message, out of it, and into a bytes 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
@@ -54,9 +54,10 @@ def to_message(reply: MessageT | Bulk[MessageT]) -> MessageT:
     return reply
 
 
-def serialize(reply: Message | Bulk[Message]) -> bytes:
-    """The bytes on the wire of either."""
-    return reply.SerializeToString()
+def serialize(reply: Any) -> bytes:  # Any: gRPC's types know one type of message a method
+    """The bytes on the wire of a message, or of one in parts."""
+    data: bytes = reply.SerializeToString()
+    return data
 
 
 def _varint(value: int) -> bytes:
