@@ -16,7 +16,7 @@ from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.sequence_run import read_sequence, submitted
 from headstream.server.together import merge
-from headstream.server.wire.generate import GenerateCall, TokenVectors, step_events
+from headstream.server.wire.generate import GenerateCall, Reply, TokenVectors, step_events
 from headstream.v1 import logits_service_pb2 as pb
 from headstream.v1 import types_pb2
 
@@ -34,7 +34,7 @@ def continue_prompt(
     parsed: GenerateCall,
     prompt: tuple[int, ...],
     **options: Unpack[SubmitOptions],
-) -> AsyncGenerator[pb.GenerateResponse]:
+) -> AsyncGenerator[Reply]:
     """The steps of all continuations as they come, and an end for each.
 
     Nothing is submitted before the first is asked for; closing the generator frees everything.
@@ -46,7 +46,7 @@ def continue_prompt(
         Continuation(index, model, parsed, len(prompt), metrics) for index in range(parsed.n)
     ]
 
-    async def run() -> AsyncGenerator[pb.GenerateResponse]:
+    async def run() -> AsyncGenerator[Reply]:
         with submitted(model, metrics, prompt, parsed.seeds[1:], **options) as streams:
             runs = [
                 each.replies(read_sequence(model, metrics, ticket, stream))
@@ -87,13 +87,12 @@ class Continuation:
                 "generated_token_ids", f"hold the stop string {self._text.stop_string!r}"
             )
 
-    async def replies(self, events: AsyncGenerator[Event]) -> AsyncGenerator[pb.GenerateResponse]:
+    async def replies(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Reply]:
         """Steps and what belongs to them, then an end; the events are closed before it."""
         finish: FinishReason | None = None
         async with aclosing(events):
             async for event in events:
                 for reply in self._from_event(event):
-                    reply.continuation = self._index
                     yield reply
                 finish = event.finish or finish
                 if self._done_early():
@@ -101,17 +100,18 @@ class Continuation:
                     break
         yield self._end(finish)
 
-    def _from_event(self, event: Event) -> Iterator[pb.GenerateResponse]:
+    def _from_event(self, event: Event) -> Iterator[Reply]:
         token = event.token
         if token is not None and not self._text.stop_string:
             text = self._push(token.token_id)
             if token.logits is not None:
                 self._count("logits", len(token.logits.data))
-            yield from step_events(token, text)
+            yield from step_events(token, text, self._index)
         for rows in event.rows:
             for reply in self._vectors.add(rows):
                 if reply.embedding.index < self._steps:
                     self._count("rows", len(reply.embedding.vectors.data))
+                    reply.continuation = self._index
                     yield reply
 
     def _push(self, token_id: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import NoReturn, TypeVar
 
@@ -25,9 +26,9 @@ from headstream.server.errors import (
     EngineFault,
     EngineUnavailable,
     ServiceError,
-    SlowConsumer,
     StreamCut,
 )
+from headstream.server.patience import Patience
 from headstream.server.policy import CallPolicy
 from headstream.server.status import public_message
 
@@ -84,19 +85,17 @@ class Guard:
             self._metadata_sent = True
             await self._context.send_initial_metadata(((REQUEST_ID_KEY, self._call.request_id),))
 
-    async def write(self, reply: object) -> None:
-        """Send a message of a stream; a caller who does not read is left."""
-        limit = self._policy.stalled_stream
-        timer = asyncio.timeout(limit)
-        try:
-            async with timer:
+    async def write_all(self, replies: AsyncGenerator[object]) -> None:
+        """Send the messages of a stream, and close it; a caller who does not read is left."""
+        patience = Patience(self._policy.stalled_stream)
+        # Closed here and now, not by the garbage collector: closing frees the sequences.
+        async with patience.watch(), aclosing(replies):
+            async for reply in replies:
+                patience.begin()
                 await self.send_metadata()
                 await self._context.write(reply)
-        except TimeoutError:
-            if timer.expired():
-                raise SlowConsumer(limit) from None
-            raise
-        self._call.started_output = True
+                patience.end()
+                self._call.started_output = True
 
     async def run(self, body: Callable[[], Awaitable[Result]]) -> Result:
         """The handler's result, or the status that its error means."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from headstream.open_inference import inference_pb2 as pb
 from headstream.server.models import LoadedModel
+from headstream.server.wire.bulk import to_message
+from headstream.server.wire.generate import Reply
 from headstream.server.wire.infer import LOGITS, LOGITS_IDS, TEXT, TOKEN_IDS, to_response
 from headstream.server.wire.named_tensors import put_array, put_texts
 from headstream.v1 import logits_service_pb2
@@ -21,16 +23,17 @@ async def infer_steps(
     request: pb.ModelInferRequest,
     wanted: tuple[str, ...],
     model: LoadedModel,
-    replies: AsyncIterator[logits_service_pb2.GenerateResponse],
+    replies: AsyncIterator[Reply],
 ) -> AsyncIterator[pb.ModelInferResponse]:
     """A message for each token, then one that says why the continuation ended."""
-    async for reply in replies:
+    async for each in replies:
+        reply = to_message(each)
         if reply.HasField("step"):
             answer = to_response(request, model.name, model.ready)
             logits = reply.step.logits
             data = logits.values.data
             while reply.step.chunks and len(data) < 4 * logits.values.shape[0]:
-                data += (await anext(replies)).chunk.data  # they come right behind it
+                data += to_message(await anext(replies)).chunk.data  # they come right behind it
             arrays = {
                 TOKEN_IDS: np.array([[reply.step.token_id]], "<i4"),  # [1, 1]
                 LOGITS: np.frombuffer(data, "<f4")[None],  # [1, k] or [1, V]

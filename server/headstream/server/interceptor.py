@@ -18,6 +18,7 @@ from headstream.server.context import Context
 from headstream.server.errors import MalformedRequest, NotServed, ReplyTooLarge
 from headstream.server.guard import Guard
 from headstream.server.policy import CallPolicy
+from headstream.server.wire.bulk import serialize
 
 CANCEL_SECONDS = 0.01
 """How long a cancellation may take to follow the end of the messages, which it brings about too.
@@ -54,16 +55,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self.policy.count_unknown_method()
             return None
         method = handler_call_details.method
+        to_bytes: Any = serialize
         parse = handler.request_deserializer
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream, parse, many=True),
-                response_serializer=handler.response_serializer,
+                response_serializer=to_bytes,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream, parse, many=False),
-                response_serializer=handler.response_serializer,
+                response_serializer=to_bytes,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary, parse),
@@ -95,13 +97,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if inspect.iscoroutinefunction(behavior):  # health: writes for itself
                     await behavior(request, context)
                     return
-                # Closed here and now, not by the garbage collector: closing frees the sequences.
-                replies = behavior(request, context)
-                try:
-                    async for reply in replies:
-                        await guard.write(reply)
-                finally:
-                    await replies.aclose()
+                await guard.write_all(behavior(request, context))
                 await guard.send_metadata()
 
             await guard.run(body)

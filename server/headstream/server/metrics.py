@@ -122,9 +122,21 @@ def _count_tasks() -> float:
 
 
 class _StepListener:
+    """Shows what a step tells. The metrics of the model are looked up once, not in every step."""
+
     def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics = metrics
-        self._model = model
+        self._gauges = {
+            "running": metrics.running.labels(model),
+            "waiting": metrics.queue_depth.labels(model),
+            "waiting_tokens": metrics.queue_tokens.labels(model),
+            "blocks_used": metrics.kv_used.labels(model),
+            "blocks_cached": metrics.kv_cached.labels(model),
+            "blocks_total": metrics.kv_total.labels(model),
+        }
+        self._first = [metrics.queue_first.labels(model, each.word) for each in Priority]
+        self._step_seconds = metrics.step_seconds.labels(model)
+        self._step_tokens = metrics.step_tokens.labels(model)
+        self._step_sequences = metrics.step_sequences.labels(model)
         self._last_step = 0
         self._counts = {  # what the engine counts since its start
             "preemptions": _Growth(metrics.preemptions.labels(model)),
@@ -133,22 +145,18 @@ class _StepListener:
         }
 
     def observe(self, report: StepReport) -> None:
-        stats, metrics, model = report.stats, self._metrics, self._model
-        metrics.running.labels(model).set(stats.running)
-        metrics.queue_depth.labels(model).set(stats.waiting)
-        for priority, count in zip(Priority, stats.waiting_first, strict=False):
-            metrics.queue_first.labels(model, priority.word).set(count)
-        metrics.queue_tokens.labels(model).set(stats.waiting_tokens)
-        metrics.kv_used.labels(model).set(stats.blocks_used)
-        metrics.kv_cached.labels(model).set(stats.blocks_cached)
-        metrics.kv_total.labels(model).set(stats.blocks_total)
+        stats = report.stats
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(stats, name))
+        for first, count in zip(self._first, stats.waiting_first, strict=False):
+            first.set(count)
         for name, growth in self._counts.items():
             growth.observe(getattr(stats, name))
         if stats.step != self._last_step:  # otherwise a heartbeat
             self._last_step = stats.step
-            metrics.step_seconds.labels(model).observe(stats.step_ns / 1e9)
-            metrics.step_tokens.labels(model).observe(stats.num_tokens)
-            metrics.step_sequences.labels(model).observe(stats.num_seqs)
+            self._step_seconds.observe(stats.step_ns / 1e9)
+            self._step_tokens.observe(stats.num_tokens)
+            self._step_sequences.observe(stats.num_seqs)
 
 
 class _Growth:

@@ -121,31 +121,37 @@ def followed(stream: SequenceStream) -> AsyncGenerator[Event]:
 
 
 class _TokenWatch:
-    """Latencies of one sequence."""
+    """Latencies of one sequence, of the call in hand."""
 
     def __init__(self, model: str, metrics: Metrics) -> None:
-        self._model = model
-        self._metrics = metrics
+        self._call = call = current_call()
+        self._queue_seconds = metrics.queue_seconds.labels(model, call.priority.word)
+        # Looked up once: that costs as much as counting.
+        self._output_tokens = metrics.output_tokens.labels(model)
+        self._first_token = metrics.first_token.labels(model)
+        self._inter_token = metrics.inter_token.labels(model)
         self._last_token_ns = 0
         self._queued = True
 
     def observe(self, event: Event) -> None:
-        call, metrics, model = current_call(), self._metrics, self._model
+        call = self._call
         call.note_times(event.queue_ns, event.compute_ns)
         if self._queued:
             self._queued = False
-            waited = metrics.queue_seconds.labels(model, call.priority.word)
-            waited.observe(event.queue_ns / 1e9)
-        outputs = (event.token, event.rows or None, event.vectors, event.scores, event.seen)
-        if any(output is not None for output in outputs):
+            self._queue_seconds.observe(event.queue_ns / 1e9)
+        if event.token is not None:
+            self._observe_token()
+        elif event.rows or event.vectors or event.scores or event.seen:
             call.note_output()
-        if event.token is None:
-            return
+
+    def _observe_token(self) -> None:
+        call = self._call
+        call.note_output()
         call.output_tokens += 1
-        metrics.output_tokens.labels(model).inc()
+        self._output_tokens.inc()
         now = time.perf_counter_ns()
         if self._last_token_ns:
-            metrics.inter_token.labels(model).observe((now - self._last_token_ns) / 1e9)
+            self._inter_token.observe((now - self._last_token_ns) / 1e9)
         else:
-            metrics.first_token.labels(model).observe(call.elapsed_ns() / 1e9)
+            self._first_token.observe(call.elapsed_ns() / 1e9)
         self._last_token_ns = now

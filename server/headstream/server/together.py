@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -21,17 +20,15 @@ async def gather(tasks: Sequence[Coroutine[object, object, Result]]) -> list[Res
     return [task.result() for task in running]
 
 
-async def merge(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]:
+def merge(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]:
     """The items of all streams as they come; none runs more than an item ahead of the reader.
 
     The first failure is raised as itself. Whatever ends it, all streams are closed.
     """
-    if len(streams) == 1:  # then it takes no tasks
-        async with aclosing(streams[0]) as only:
-            async for each in only:
-                yield each
-        return
+    return streams[0] if len(streams) == 1 else _merge(streams)
 
+
+async def _merge(streams: Sequence[AsyncGenerator[Item]]) -> AsyncGenerator[Item]:
     async def step(stream: AsyncGenerator[Item]) -> Item | None:
         return await anext(stream, None)
 

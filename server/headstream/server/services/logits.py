@@ -21,7 +21,7 @@ from headstream.server.sequence_run import tokenize
 from headstream.server.wire.budget import check_budget
 from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
-from headstream.server.wire.generate import GenerateCall, check_generated, parse_generate
+from headstream.server.wire.generate import GenerateCall, Reply, check_generated, parse_generate
 from headstream.server.wire.inputs import check_length
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.model import to_fingerprint
@@ -44,7 +44,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         self,
         request: pb.GenerateRequest,
         context: Context,  # noqa: ARG002 - gRPC hands it over
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncIterator[Reply]:
         """Continue a prompt: a start, a step per token, an end."""
         model = self._models.get_for_logits(
             request.model, parse_priority("priority", request.priority), "Generate"

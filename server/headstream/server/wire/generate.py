@@ -10,14 +10,24 @@ from headstream.server.engine.stream import RowsEvent, TokenEvent, WireTensor
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_budget, check_message, generate_token_bytes
+from headstream.server.wire.bulk import BULK_BYTES, Bulk
 from headstream.server.wire.constraint import Constraint, parse_constraint
 from headstream.server.wire.fields import check_count, check_token_ids
 from headstream.server.wire.inputs import ParsedInput, parse_input
 from headstream.server.wire.layers import resolve_layers
 from headstream.server.wire.logits import parse_logits, put_logits
 from headstream.server.wire.sampling import StopRules, parse_sampling, parse_seeds, parse_stop
-from headstream.server.wire.tensors import ITEM_BYTES, cut_bytes, parse_float_dtype, put_tensor
+from headstream.server.wire.tensors import (
+    CHUNK_BYTES,
+    ITEM_BYTES,
+    cut_bytes,
+    parse_float_dtype,
+    put_tensor,
+)
 from headstream.v1 import logits_service_pb2 as pb
+from headstream.v1 import tensor_pb2
+
+Reply = pb.GenerateResponse | Bulk[pb.GenerateResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +105,45 @@ def _parse_rows(message: pb.GeneratedEmbeddings, limits: Limits) -> RowsSpec:
     return RowsSpec(generated_layers=layers, dtype=dtype)
 
 
-def step_events(token: TokenEvent, text: str) -> Iterator[pb.GenerateResponse]:
+def step_events(token: TokenEvent, text: str, continuation: int) -> Iterator[Reply]:
     """A step, and the chunks of its logits where they are large."""
-    reply = pb.GenerateResponse()
+    reply = pb.GenerateResponse(continuation=continuation)
     step = reply.step
     step.index, step.token_id, step.text = token.index, token.token_id, text
     if token.logprob is not None:
         step.logprob = token.logprob
-    if token.logits is not None:
+    if token.logits is None:
+        yield reply
+    elif BULK_BYTES <= len(token.logits.data) <= CHUNK_BYTES:
+        yield _with_row(step, token.logits, token.logits_ids, continuation)
+    else:
         step.chunks = put_logits(step.logits, token.logits, token.logits_ids)
-    yield reply
-    if step.chunks and token.logits is not None:
-        for offset, data in cut_bytes(token.logits.data):
-            reply = pb.GenerateResponse()
-            chunk = reply.chunk
-            chunk.index, chunk.offset, chunk.data = token.index, offset, data
-            yield reply
+        yield reply
+        if step.chunks:
+            yield from _chunks(token.index, token.logits.data, continuation)
+
+
+def _with_row(
+    step: pb.GenerateStep, row: WireTensor, token_ids: tuple[int, ...], continuation: int
+) -> Reply:
+    """A step with a long row of logits, [k] or [V]."""
+    tensor = tensor_pb2.Tensor()
+    put_tensor(tensor, row, data=False)
+    inner = (
+        (step, pb.GenerateStep.LOGITS_FIELD_NUMBER),
+        (pb.Logits(token_ids=token_ids), pb.Logits.VALUES_FIELD_NUMBER),
+        (tensor, tensor_pb2.Tensor.DATA_FIELD_NUMBER),
+    )
+    whole = pb.GenerateResponse(continuation=continuation)
+    return Bulk(whole, pb.GenerateResponse.STEP_FIELD_NUMBER, inner, row.data)
+
+
+def _chunks(index: int, row: bytes, continuation: int) -> Iterator[Reply]:
+    for offset, data in cut_bytes(row):
+        chunk = pb.GenerateChunk(index=index, offset=offset)
+        inner = ((chunk, pb.GenerateChunk.DATA_FIELD_NUMBER),)
+        whole = pb.GenerateResponse(continuation=continuation)
+        yield Bulk(whole, pb.GenerateResponse.CHUNK_FIELD_NUMBER, inner, data)
 
 
 class TokenVectors:
