@@ -46,17 +46,30 @@ class TraceState:
                 self._start = event.start
             case "values":
                 for chunk in event.values.chunks:
-                    key = (cast("SiteName", chunk.site), chunk.layer)
-                    self._parts.setdefault(key, []).append((chunk.start, to_array(chunk.values)))
-                    self._num_bytes += len(chunk.values.data)
+                    self._take_values(chunk)
+                if event.values.HasField("generated_token_id"):
+                    self._take_token(event.values.generated_token_id)
             case "generated_token_id":
-                self._finish_token()  # its values come before the id of the next
-                self._generated.append(event.generated_token_id)
+                self._take_token(event.generated_token_id)
             case "end":
                 self._end = event.end
                 self._finish_token()
             case None:  # an event of a newer contract
                 pass
+
+    def _take_values(self, chunk: pb.SiteChunk) -> None:
+        data = chunk.values.data  # a copy each time it is asked for
+        self._num_bytes += len(data)
+        values, layers = to_array(chunk.values, data), list(chunk.layers)  # [layers, rows, ..]
+        if not layers:  # an older server, which tells each by itself
+            values, layers = values[np.newaxis], [chunk.layer]
+        site, start = cast("SiteName", chunk.site), chunk.start
+        for layer, rows in zip(layers, values, strict=True):
+            self._parts.setdefault((site, layer), []).append((start, rows))
+
+    def _take_token(self, token_id: int) -> None:
+        self._finish_token()  # its values come before the id of the next
+        self._generated.append(token_id)
 
     def _finish_token(self) -> None:
         if not self._generated:

@@ -18,6 +18,7 @@ from headstream.model.batch import Place
 from headstream.model.edits import RowEdit
 from headstream.model.sites import SiteName
 
+_ATTENTION = ("q", "k", "v", "z")
 _Norm = Callable[[Tensor], Tensor]
 
 
@@ -81,7 +82,7 @@ class Probe:
 
     def around(self, attend: Attend) -> Attend:
         """``attend`` that shows its q, k, v and z."""
-        if not self._asked:
+        if not any(site in _ATTENTION for site, _ in self._asked):
             return attend
 
         def shown(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def _views(look: Look, config: ModelConfig, num_prompt: int, longest: int) -> tu
     if (trace := look.trace) is not None:
         plain = [site for site in trace.sites if site.name not in PATTERN_SITES]
         if plain:
-            views.append(SiteView(plain, trace, config))
+            views.append(SiteView(plain, trace))
         compared = [site for site in trace.sites if site.name in PATTERN_SITES]
         if compared:
             layers = sorted({layer for site in compared for layer in site.layers})

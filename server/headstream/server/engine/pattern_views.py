@@ -20,7 +20,7 @@ from headstream.model.patterns import GrowingRows, attention_scores, roll_out
 from headstream.model.sites import PatternSpec, SiteSpec, TraceSpec
 from headstream.server.engine.look import Pattern, Seen, SiteValues
 from headstream.server.engine.report import Frames
-from headstream.server.engine.views import Shown, Span, site_values
+from headstream.server.engine.views import Shown, Span
 
 
 class Comparison:
@@ -99,7 +99,7 @@ class TracedPatterns:
         return self._compare.places(span, span.within(self._trace.start, self._trace.end))
 
     def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
-        """The values of both sites, [n, heads, keys]; -inf and 0 at keys that are not seen."""
+        """The values of both sites, [1, n, heads, keys]; -inf and 0 at keys that are not seen."""
         positions = span.within(self._trace.start, self._trace.end)
         sites: list[SiteValues] = []
         for layer in self._compare.layers:
@@ -113,8 +113,8 @@ class TracedPatterns:
                         rows = (rows.softmax(-1) if site.name == "pattern" else rows).transpose(
                             0, 1
                         )
-                        place = (site.name, layer)
-                        sites.append(site_values(place, tile.start, rows, self._trace, frames))
+                        frame = frames.add(rows.unsqueeze(0).cpu(), self._trace.dtype)
+                        sites.append(SiteValues(site.name, (layer,), tile.start, frame))
         return Seen(sites=tuple(sites))
 
     def forget(self) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from headstream.model.batch import Place
-from headstream.model.config import ModelConfig
-from headstream.model.site_shapes import shape_of
-from headstream.model.sites import SiteName, SiteSpec, TraceSpec
+from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Seen, SiteValues
 from headstream.server.engine.report import Frames
 
@@ -40,7 +39,10 @@ class Shown:
 
     def at(self, positions: range) -> Tensor:
         """Those of some of the positions."""
-        return self.rows[positions.start - self.start : positions.stop - self.start]
+        first = positions.start - self.start
+        if first == 0 and len(positions) == len(self.rows):
+            return self.rows
+        return self.rows[first : first + len(positions)]
 
 
 class View(Protocol):
@@ -62,39 +64,29 @@ class View(Protocol):
 class SiteView:
     """The sites of a trace that are there as they are asked for."""
 
-    def __init__(self, sites: Sequence[SiteSpec], trace: TraceSpec, config: ModelConfig) -> None:
+    def __init__(self, sites: Sequence[SiteSpec], trace: TraceSpec) -> None:
         self._trace = trace
-        self._heads: dict[Place, list[int] | None] = {}
-        for site in sites:
-            heads = list(site.heads) if shape_of(site.name, config).heads else None
-            self._heads.update({(site.name, layer): heads for layer in site.layers})
+        self._sites = sites
+        self._places: list[Place] = [(site.name, layer) for site in sites for layer in site.layers]
 
     def places(self, span: Span) -> dict[Place, range]:
         """Those positions of the step that are traced."""
         positions = span.within(self._trace.start, self._trace.end)
-        return dict.fromkeys(self._heads, positions) if positions else {}
+        return dict.fromkeys(self._places, positions) if positions else {}
 
     def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
-        """The values of all sites."""
+        """The values of all sites, the layers of each in one tensor: a tensor costs, not a row."""
         positions = span.within(self._trace.start, self._trace.end)
-        places = self._heads
-        return Seen(sites=tuple(self._values(place, positions, shown, frames) for place in places))
+        return Seen(sites=tuple(self._values(site, positions, shown, frames) for site in self._sites))
 
     def forget(self) -> None:
         """Nothing is kept."""
 
     def _values(
-        self, place: Place, positions: range, shown: Mapping[Place, Shown], frames: Frames
+        self, site: SiteSpec, positions: range, shown: Mapping[Place, Shown], frames: Frames
     ) -> SiteValues:
-        rows = shown[place].at(positions)  # [n, ...]
-        if (heads := self._heads[place]) is not None:
-            rows = rows[:, heads]
-        return site_values(place, positions.start, rows, self._trace, frames)
-
-
-def site_values(
-    place: tuple[SiteName, int], start: int, rows: Tensor, trace: TraceSpec, frames: Frames
-) -> SiteValues:
-    """Rows [n, ...] of a place, on their way to the front."""
-    site, layer = place
-    return SiteValues(site, layer, start, frames.add(rows.cpu(), trace.dtype))
+        rows = torch.stack([shown[site.name, layer].at(positions) for layer in site.layers])
+        if site.heads:
+            rows = rows[:, :, list(site.heads)]  # [layers, n, heads, D]
+        frame = frames.add(rows.cpu(), self._trace.dtype)
+        return SiteValues(site.name, site.layers, positions.start, frame)
