@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from headstream.model.batch import Place
+from headstream.model.batch import Places
 from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Seen, SiteValues
 from headstream.server.engine.report import Frames
@@ -32,27 +31,24 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """The rows of a site at consecutive positions, on the device."""
+    """The rows of a site at consecutive positions, in several layers, on the device."""
 
     start: int
-    rows: Tensor  # [n, ...]
+    rows: Tensor  # [layers, n, ...]
 
     def at(self, positions: range) -> Tensor:
         """Those of some of the positions."""
-        first = positions.start - self.start
-        if first == 0 and len(positions) == len(self.rows):
-            return self.rows
-        return self.rows[first : first + len(positions)]
+        return self.rows[:, positions.start - self.start : positions.stop - self.start]
 
 
 class View(Protocol):
     """One look of one sequence."""
 
-    def places(self, span: Span) -> dict[Place, range]:
-        """The positions of a step whose rows it needs, for each place that it needs any of."""
+    def places(self, span: Span) -> dict[Places, range]:
+        """The positions of a step whose rows it needs, for all places that it needs any of."""
         ...
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
         """What there is to tell of a step that it needs rows of; ``shown`` has at least those."""
         ...
 
@@ -67,25 +63,25 @@ class SiteView:
     def __init__(self, sites: Sequence[SiteSpec], trace: TraceSpec) -> None:
         self._trace = trace
         self._sites = sites
-        self._places: list[Place] = [(site.name, layer) for site in sites for layer in site.layers]
 
-    def places(self, span: Span) -> dict[Place, range]:
+    def places(self, span: Span) -> dict[Places, range]:
         """Those positions of the step that are traced."""
         positions = span.within(self._trace.start, self._trace.end)
-        return dict.fromkeys(self._places, positions) if positions else {}
+        return {(site.name, site.layers): positions for site in self._sites if positions}
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
-        """The values of all sites, the layers of each in one tensor: a tensor costs, not a row."""
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
+        """The values of all sites, one tensor for the layers of each."""
         positions = span.within(self._trace.start, self._trace.end)
-        return Seen(sites=tuple(self._values(site, positions, shown, frames) for site in self._sites))
+        values = (self._values(site, positions, shown, frames) for site in self._sites)
+        return Seen(sites=tuple(values))
 
     def forget(self) -> None:
         """Nothing is kept."""
 
     def _values(
-        self, site: SiteSpec, positions: range, shown: Mapping[Place, Shown], frames: Frames
+        self, site: SiteSpec, positions: range, shown: Mapping[Places, Shown], frames: Frames
     ) -> SiteValues:
-        rows = torch.stack([shown[site.name, layer].at(positions) for layer in site.layers])
+        rows = shown[site.name, site.layers].at(positions)  # [layers, n, ...]
         if site.heads:
             rows = rows[:, :, list(site.heads)]  # [layers, n, heads, D]
         frame = frames.add(rows.cpu(), self._trace.dtype)
