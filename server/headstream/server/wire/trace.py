@@ -115,8 +115,8 @@ def _parse_sites(
 def trace_events(event: Event, *, stacked: bool) -> Iterator[tuple[pb.TraceResponse, int]]:
     """What a step shows, then its token; each message with its bytes of values.
 
-    As much goes in a message as keeps it within 1 MiB, because a message costs far more than the row
-    of a layer that is in it; with ``stacked`` also the token.
+    As much goes in a message as keeps it within 1 MiB, because a message costs far more than the
+    row of a layer that is in it; with ``stacked`` also the token.
     """
     reply, num_bytes = pb.TraceResponse(), 0
     for site in event.seen.sites if event.seen is not None else ():
