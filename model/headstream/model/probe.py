@@ -43,7 +43,8 @@ class Probe:
         self._kept: dict[Places, list[Tensor]] = {}  # of each layer so far [rows, ...]
         self._wanted: dict[Place, list[tuple[Tensor, list[Tensor]]]] = defaultdict(list)
         for (site, layers), rows in (sites or {}).items():
-            self._kept[site, layers] = kept = []
+            kept: list[Tensor] = []
+            self._kept[site, layers] = kept
             for layer in layers:
                 self._wanted[site, layer].append((rows, kept))
         self._asked = {*self._wanted, *self._edits}
