@@ -209,10 +209,11 @@ def _same_arrays(one: dict[Any, np.ndarray], other: dict[Any, np.ndarray]) -> bo
 
 def _take_seen(news: News, seen: Seen, frames: list[bytes]) -> None:
     for site in seen.sites:
-        for i, row in enumerate(_array(site.values, frames)):
-            place = (site.site, site.layer, site.start + i)
-            assert place not in news.sites, "a row of a site was sent twice"
-            news.sites[place] = row
+        for layer, rows in zip(site.layers, _array(site.values, frames), strict=True):
+            for i, row in enumerate(rows):
+                place = (site.site, layer, site.start + i)
+                assert place not in news.sites, "a row of a site was sent twice"
+                news.sites[place] = row
     for pattern in seen.patterns:
         weights = _array(pattern.weights, frames)  # [heads, n, K]
         keys = np.frombuffer(pattern.keys, np.int32)
@@ -221,12 +222,12 @@ def _take_seen(news: News, seen: Seen, frames: list[bytes]) -> None:
             news.patterns[pattern.layer, query] = weights[:, i]
             if keys.size:
                 news.pattern_keys[pattern.layer, query] = keys.reshape(weights.shape)[:, i]
-    for rows in seen.lens:
-        count = rows.logits.shape[0]
+    for read in seen.lens:
+        count = read.logits.shape[0]
         for i in range(count):
-            key = (rows.layer, rows.start + i)
+            key = (read.layer, read.start + i)
             assert key not in news.lens, "a row of the lens was sent twice"
-            parts = (frames[rows.logits.index], rows.logits_ids)
+            parts = (frames[read.logits.index], read.logits_ids)
             news.lens[key] = (_part(parts[0], i, count), _part(parts[1], i, count))
 
 

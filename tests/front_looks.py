@@ -54,10 +54,9 @@ def _sites(
 ) -> Iterator[SiteEvent]:
     first, last = max(start, spec.start), end if spec.end is None else min(end, spec.end)
     for site in spec.sites if first < last else ():
-        for layer in site.layers:
-            positions = np.arange(first, last)
-            values = site_values(site, layer, positions, num_keys, ready)
-            yield SiteEvent(site.name, layer, first, float_tensor(values))
+        positions = np.arange(first, last)
+        values = [site_values(site, layer, positions, num_keys, ready) for layer in site.layers]
+        yield SiteEvent(site.name, site.layers, first, float_tensor(np.stack(values)))
 
 
 def site_values(

@@ -173,6 +173,34 @@ def generated() -> list[Any]:
     ]
 
 
+def stacked(token_id: int | None, *parts: tuple[str, list[int], int, Any]) -> pb.TraceResponse:
+    """Values [layers, rows, ..] of sites, and the token behind them, in one event."""
+    made = [
+        pb.SiteChunk(site=site, layers=layers, start=first, values=tensor(values))
+        for site, layers, first, values in parts
+    ]
+    return pb.TraceResponse(values=pb.SiteChunks(chunks=made, generated_token_id=token_id))
+
+
+def generated_together() -> list[Any]:
+    """The same as `generated`, with a second layer of the stream, in the form that is asked for."""
+    rows = [np.stack([rows, rows + 1000]) for rows in (RESID, RESID[:1] + 50, RESID[:1] + 60)]
+    return [
+        stacked(None, ("pattern", [1], 0, PATTERN[None])),  # more than goes in one message
+        stacked(40, ("resid_post", [1, 3], 0, rows[0])),
+        stacked(
+            41,
+            ("pattern", [1], 3, np.full((1, 1, 2, 4), 0.25)),
+            ("resid_post", [1, 3], 3, rows[1]),
+        ),
+        stacked(
+            None,
+            ("pattern", [1], 4, np.full((1, 1, 2, 5), 0.2)),
+            ("resid_post", [1, 3], 4, rows[2]),
+        ),
+    ]
+
+
 def check_generated(tokens: list[Any], trace: Any) -> None:
     assert [(token.position, token.token_id) for token in tokens] == [(3, 40), (4, 41)]
     assert tokens[0].values["resid_post", 1].tolist() == [50, 51, 52, 53]
@@ -184,6 +212,21 @@ def check_generated(tokens: list[Any], trace: Any) -> None:
     assert np.array_equal(pattern[:3, :, :3], PATTERN)
     assert not pattern[:3, :, 3:].any(), "keys that were not there weigh nothing"
     assert pattern[3, 0].tolist() == [0.25] * 4 + [0]
+
+
+def test_layers_and_tokens_that_come_together(script: Script, client: Client) -> None:
+    script.trace = lambda request, context: iter(finished(generated_together(), pb.TraceResponse))
+    with client.trace_stream("a b c", ["pattern", "resid_post"], max_new_tokens=2) as stream:
+        tokens = list(stream)
+        trace = stream.result()
+    assert script.requests[0].stacked, "the form that costs less is asked for"
+    check_generated(tokens, trace)
+    for token in tokens:
+        assert set(token.values) == {("pattern", 1), ("resid_post", 1), ("resid_post", 3)}
+        first, third = token.values["resid_post", 1], token.values["resid_post", 3]
+        assert np.array_equal(third, first + 1000)
+    third = trace.values("resid_post", 3)
+    assert np.array_equal(third, trace.values("resid_post", 1) + 1000)
 
 
 def test_generated_tokens_one_by_one(script: Script, client: Client) -> None:

@@ -27,7 +27,7 @@ def make_batch() -> PackedBatch:
         max_seqlen_k=1,
         logits_indices=one,
         taps={0: one, 3: one},
-        sites={("z", 1): one},
+        sites={("z", (1, 2)): one},
         edits={("z", 2): (RowEdit(one, "add", 1.0, heads=one, values=one.float()),)},
     )
 
@@ -42,7 +42,7 @@ def test_every_tensor_moves() -> None:
         else:
             others = {"max_seqlen_q", "max_seqlen_k", "taps", "heads", "scores", "sites", "edits"}
             assert name in others
-    assert moved.sites["z", 1].device == META
+    assert moved.sites["z", (1, 2)].device == META
     [edit] = moved.edits["z", 2]
     assert edit.heads is not None
     assert edit.values is not None

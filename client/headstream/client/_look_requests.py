@@ -88,6 +88,7 @@ def trace(
         max_new_tokens=max_new_tokens,
         interventions=_interventions.to_messages(interventions),
         priority=_priority.to_message(priority),
+        stacked=True,
     )
 
 

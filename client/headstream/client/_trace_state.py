@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
@@ -18,14 +18,23 @@ if TYPE_CHECKING:
     from headstream.v1 import internals_service_pb2 as pb
 
 
+_Places: TypeAlias = "tuple[SiteName, tuple[int, ...]]"
+_Part: TypeAlias = "tuple[int, Array]"  # first row, rows [layers, rows, ..]
+
+
 class TraceState:
-    """Fed with the events of a stream, gives the result when the end event has come."""
+    """Fed with the events of a stream, gives the result when the end event has come.
+
+    What came is taken apart by layers only when it is asked for, so that a step costs the reader
+    of all of it the same however many layers it has.
+    """
 
     def __init__(self) -> None:
-        self.tokens: deque[TracedToken] = deque()  # generated, and their values are here
+        # generated, and their values are here: position, id, the part of each place
+        self._tokens: deque[tuple[int, int, dict[_Places, _Part]]] = deque()
         self._start: pb.TraceStart | None = None
         self._end: pb.TraceEnd | None = None
-        self._parts: dict[tuple[SiteName, int], list[tuple[int, Array]]] = {}  # first row, rows
+        self._parts: dict[_Places, list[_Part]] = {}
         self._num_bytes = 0
         self._generated: list[int] = []
 
@@ -46,29 +55,50 @@ class TraceState:
                 self._start = event.start
             case "values":
                 for chunk in event.values.chunks:
-                    key = (cast("SiteName", chunk.site), chunk.layer)
-                    self._parts.setdefault(key, []).append((chunk.start, to_array(chunk.values)))
-                    self._num_bytes += len(chunk.values.data)
+                    self._take_values(chunk)
+                if event.values.HasField("generated_token_id"):
+                    self._take_token(event.values.generated_token_id)
             case "generated_token_id":
-                self._finish_token()  # its values come before the id of the next
-                self._generated.append(event.generated_token_id)
+                self._take_token(event.generated_token_id)
             case "end":
                 self._end = event.end
                 self._finish_token()
             case None:  # an event of a newer contract
                 pass
 
+    def _take_values(self, chunk: pb.SiteChunk) -> None:
+        data = chunk.values.data  # a copy each time it is asked for
+        self._num_bytes += len(data)
+        values, layers = to_array(chunk.values, data), tuple(chunk.layers)  # [layers, rows, ..]
+        if not layers:  # an older server, which tells each by itself
+            values, layers = values[np.newaxis], (chunk.layer,)
+        places = cast("SiteName", chunk.site), layers
+        self._parts.setdefault(places, []).append((chunk.start, values))
+
+    def _take_token(self, token_id: int) -> None:
+        self._finish_token()  # its values come before the id of the next
+        self._generated.append(token_id)
+
     def _finish_token(self) -> None:
         if not self._generated:
             return
         assert self._start is not None, "a token came before the start event"
         position = len(self._start.tokens.ids) + len(self._generated) - 1
+        latest = {places: parts[-1] for places, parts in self._parts.items()}
+        self._tokens.append((position, self._generated[-1], latest))
+
+    def take(self) -> TracedToken | None:
+        """The oldest generated token whose values are here and that was not taken yet."""
+        if not self._tokens:
+            return None
+        position, token_id, latest = self._tokens.popleft()
         values = {
-            key: parts[-1][1][position - parts[-1][0]]
-            for key, parts in self._parts.items()
-            if parts[-1][0] <= position < parts[-1][0] + len(parts[-1][1])
+            (site, layer): rows[position - start]
+            for (site, layers), (start, stacked) in latest.items()
+            for layer, rows in zip(layers, stacked, strict=True)
+            if start <= position < start + len(rows)
         }
-        self.tokens.append(TracedToken(position, self._generated[-1], values))
+        return TracedToken(position, token_id, values)
 
     def result(self) -> Trace:
         """The tokens and all values.
@@ -79,17 +109,22 @@ class TraceState:
         start, end = self._start, self._end
         if start is None or end is None or end.usage.tensor_bytes != self._num_bytes:
             raise _status.unfinished(self._num_bytes)
+        by_layer: dict[tuple[SiteName, int], list[_Part]] = {}  # rows [rows, ..]
+        for (site, layers), parts in self._parts.items():
+            for first, values in parts:
+                for layer, rows in zip(layers, values, strict=True):
+                    by_layer.setdefault((site, layer), []).append((first, rows))
         return Trace(
             generated_ids=self._generated,
             start=min((parts[0][0] for parts in self._parts.values()), default=0),
-            rows={key: _join(key[0], parts) for key, parts in self._parts.items()},
+            rows={key: _join(key[0], parts) for key, parts in by_layer.items()},
             rotary=start.rotary,
             **read_text(start, end),
         )
 
 
-def _join(site: SiteName, parts: list[tuple[int, Array]]) -> Array:
-    """Rows put together; generated ones have more keys than those before."""
+def _join(site: SiteName, parts: list[_Part]) -> Array:
+    """Rows [rows, ..] of a layer put together; generated ones have more keys than those before."""
     arrays = [rows for _, rows in sorted(parts, key=lambda part: part[0])]
     width = max(rows.shape[-1] for rows in arrays)
     if all(rows.shape[-1] == width for rows in arrays):

@@ -34,7 +34,7 @@ class _Parser(EventParser[pb.TraceResponse, TracedToken]):
         self._state.feed(event)
 
     def _take(self) -> TracedToken | None:
-        return self._state.tokens.popleft() if self._state.tokens else None
+        return self._state.take()
 
     def _progress(self) -> int | None:
         return self._state.reached

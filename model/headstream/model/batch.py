@@ -34,6 +34,9 @@ FINAL = -1
 Place = tuple[SiteName, int]
 """A site in a layer, 1 to L; 0 for sites in front of the layers."""
 
+Places = tuple[SiteName, tuple[int, ...]]
+"""A site in several layers, which ascend: their rows are kept together."""
+
 PREFILL_GRID = 256
 """Prompts are cut at multiples of this position only: a row's bits never depend on the cut."""
 
@@ -104,7 +107,7 @@ class PackedBatch:
     scores: tuple[ScoreRequest, ...] = ()
     # int64 [2, C] block ids: whole blocks copied from the first row to the second before the step
     block_copies: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64))
-    sites: Mapping[Place, Tensor] = field(default_factory=dict)  # int64 rows to keep
+    sites: Mapping[Places, Tensor] = field(default_factory=dict)  # int64 rows to keep
     edits: Mapping[Place, tuple[RowEdit, ...]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -161,4 +164,5 @@ class StepOutput:
     rows: tuple[RowResult, ...]  # one of each head
     taps: Mapping[int, Tensor]  # layer -> [rows, d], on CPU
     scores: tuple[ScoreResult, ...] = ()
-    sites: Mapping[Place, Tensor] = field(default_factory=dict)  # [rows, ...], on the device
+    # [layers, rows, ...], on the device
+    sites: Mapping[Places, Tensor] = field(default_factory=dict)

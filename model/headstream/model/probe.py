@@ -8,16 +8,18 @@ look into an empty table.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from headstream.model.attention.base import Attend
-from headstream.model.batch import Place
+from headstream.model.batch import Place, Places
 from headstream.model.edits import RowEdit
 from headstream.model.sites import SiteName
 
+_ATTENTION = ("q", "k", "v", "z")
 _Norm = Callable[[Tensor], Tensor]
 
 
@@ -27,7 +29,7 @@ class Probe:
     def __init__(
         self,
         taps: Mapping[int, Tensor],
-        sites: Mapping[Place, Tensor] | None = None,
+        sites: Mapping[Places, Tensor] | None = None,
         edits: Mapping[Place, tuple[RowEdit, ...]] | None = None,
     ) -> None:
         """Rows (int64) to keep: ``taps`` of the residual stream, by its number 0 to L; ``sites``.
@@ -35,12 +37,22 @@ class Probe:
         ``edits`` of a site are made in order, before its rows are kept.
         """
         self._taps = taps
-        self._sites = sites or {}
         self._edits = edits or {}
-        self._asked = {*self._sites, *self._edits}
         self._layer = 0
         self.rows: dict[int, Tensor] = {}  # number of the stream -> [rows, d]
-        self.values: dict[Place, Tensor] = {}  # [rows, ...]
+        self._kept: dict[Places, list[Tensor]] = {}  # of each layer so far [rows, ...]
+        self._wanted: dict[Place, list[tuple[Tensor, list[Tensor]]]] = defaultdict(list)
+        for (site, layers), rows in (sites or {}).items():
+            kept: list[Tensor] = []
+            self._kept[site, layers] = kept
+            for layer in layers:
+                self._wanted[site, layer].append((rows, kept))
+        self._asked = {*self._wanted, *self._edits}
+
+    @property
+    def values(self) -> dict[Places, Tensor]:
+        """What was kept of the sites that the layers have shown, [layers, rows, ...]."""
+        return {places: torch.stack(kept) for places, kept in self._kept.items() if kept}
 
     def enter(self, layer: int) -> None:
         """From now on sites are those of ``layer``, 1 to L; before, those in front of it."""
@@ -56,8 +68,8 @@ class Probe:
         if self._asked and (place := (site, self._layer)) in self._asked:
             for edit in self._edits.get(place, ()):
                 edit.apply(x)
-            if (rows := self._sites.get(place)) is not None:
-                self.values[place] = torch.index_select(x, 0, rows)  # [rows, ...]
+            for rows, kept in self._wanted.get(place, ()):
+                kept.append(torch.index_select(x, 0, rows))  # [rows, ...]
         return x
 
     def asks(self, site: SiteName) -> bool:
@@ -81,7 +93,7 @@ class Probe:
 
     def around(self, attend: Attend) -> Attend:
         """``attend`` that shows its q, k, v and z."""
-        if not self._asked:
+        if not any(site in _ATTENTION for site, _ in self._asked):
             return attend
 
         def shown(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

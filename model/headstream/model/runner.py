@@ -11,7 +11,7 @@ from headstream.model.attention.base import AttentionBackend
 from headstream.model.attention.kernel import KernelAttention
 from headstream.model.attention.sdpa import SdpaAttention
 from headstream.model.attention.whole import WholeAttention
-from headstream.model.batch import FINAL, PackedBatch, Place, StepOutput
+from headstream.model.batch import FINAL, PackedBatch, Places, StepOutput
 from headstream.model.decode_graphs import DecodeGraphs
 from headstream.model.errors import UnsupportedModelError
 from headstream.model.families.base import Model
@@ -83,16 +83,18 @@ class Runner:
         )  # [N, d]
         if (final_rows := batch.taps.get(FINAL)) is not None:
             probe.rows[FINAL] = self.model.final_norm(resid.index_select(0, final_rows))
-        last: Place = ("ln_final", self.model.config.n_layers)
+        sites = probe.values
+        last: Places = ("ln_final", (self.model.config.n_layers,))
         if (final_rows := batch.sites.get(last)) is not None:
-            probe.values[last] = self.model.final_norm(resid.index_select(0, final_rows))
+            normed = self.model.final_norm(resid.index_select(0, final_rows))  # [rows, d]
+            sites[last] = normed.unsqueeze(0)
         wanted = resid.index_select(0, batch.logits_indices)  # [R, d]
         drawn, scored = wanted[: len(batch.heads)], wanted[len(batch.heads) :]
         return StepOutput(
             rows=tuple(finish_rows(self.model, drawn, batch.heads)),
             taps={layer: kept.cpu() for layer, kept in probe.rows.items()},
             scores=tuple(finish_scores(self.model, scored, batch.scores)),
-            sites=probe.values,
+            sites=sites,
         )
 
     def _replay(self, graphs: DecodeGraphs, batch: PackedBatch) -> StepOutput:

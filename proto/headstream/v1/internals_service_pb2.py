@@ -27,7 +27,7 @@ from headstream.v1 import tensor_pb2 as headstream_dot_v1_dot_tensor__pb2
 from headstream.v1 import types_pb2 as headstream_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headstream/v1/internals_service.proto\x12\rheadstream.v1\x1a\"headstream/v1/logits_service.proto\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"3\n\x04Site\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\"8\n\rPositionRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x10\n\x03\x65nd\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x06\n\x04_end\"\xe8\x02\n\x0cTraceRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12\"\n\x05sites\x18\x03 \x03(\x0b\x32\x13.headstream.v1.Site\x12/\n\tpositions\x18\x04 \x01(\x0b\x32\x1c.headstream.v1.PositionRange\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\r\x12\x1c\n\x0fmax_reply_bytes\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x08 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\xb7\x01\n\rTraceResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12+\n\x06values\x18\x02 \x01(\x0b\x32\x19.headstream.v1.SiteChunksH\x00\x12\x1c\n\x12generated_token_id\x18\x03 \x01(\rH\x00\x12&\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"\xa7\x01\n\nTraceStart\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TokenTable\x12\x14\n\x0ctensor_bytes\x18\x02 \x01(\x04\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0e\n\x06rotary\x18\x05 \x01(\x08\"6\n\nSiteChunks\x12(\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x18.headstream.v1.SiteChunk\"^\n\tSiteChunk\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12%\n\x06values\x18\x04 \x01(\x0b\x32\x15.headstream.v1.Tensor\"X\n\x08TraceEnd\x12#\n\x05usage\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x02 \x01(\x0b\x32\x16.headstream.v1.Timings\"\xe6\x02\n\x10\x41ttentionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05heads\x18\x04 \x03(\r\x12\x0f\n\x07queries\x18\x05 \x03(\r\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x15\n\raverage_heads\x18\x07 \x01(\x08\x12\x0f\n\x07rollout\x18\x08 \x01(\x08\x12&\n\x05\x64type\x18\t \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x1c\n\x0fmax_reply_bytes\x18\n \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x0b \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x0c \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\xa0\x01\n\x11\x41ttentionResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.headstream.v1.AttentionChunkH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"\x8c\x01\n\x0e\x41ttentionChunk\x12\r\n\x05layer\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x03(\r\x12\x0f\n\x07queries\x18\x03 \x03(\r\x12&\n\x07weights\x18\x04 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12#\n\x04keys\x18\x05 \x01(\x0b\x32\x15.headstream.v1.Tensor\"\xe5\x02\n\x10LogitLensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12-\n\x06layers\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.LayerSelection\x12/\n\tpositions\x18\x04 \x01(\x0b\x32\x1c.headstream.v1.PositionRange\x12,\n\x06logits\x18\x05 \x01(\x0b\x32\x1c.headstream.v1.LogitsOptions\x12\x1c\n\x0fmax_reply_bytes\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x07 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x08 \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\x9c\x01\n\x11LogitLensResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12*\n\x03row\x18\x02 \x01(\x0b\x32\x1b.headstream.v1.LogitLensRowH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"V\n\x0cLogitLensRow\x12\r\n\x05layer\x18\x01 \x01(\x11\x12\x10\n\x08position\x18\x02 \x01(\r\x12%\n\x06logits\x18\x03 \x01(\x0b\x32\x15.headstream.v1.Logits2\xfc\x01\n\x10InternalsService\x12\x44\n\x05Trace\x12\x1b.headstream.v1.TraceRequest\x1a\x1c.headstream.v1.TraceResponse0\x01\x12P\n\tAttention\x12\x1f.headstream.v1.AttentionRequest\x1a .headstream.v1.AttentionResponse0\x01\x12P\n\tLogitLens\x12\x1f.headstream.v1.LogitLensRequest\x1a .headstream.v1.LogitLensResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%headstream/v1/internals_service.proto\x12\rheadstream.v1\x1a\"headstream/v1/logits_service.proto\x1a\x1aheadstream/v1/tensor.proto\x1a\x19headstream/v1/types.proto\"3\n\x04Site\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05heads\x18\x03 \x03(\r\"8\n\rPositionRange\x12\r\n\x05start\x18\x01 \x01(\r\x12\x10\n\x03\x65nd\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x06\n\x04_end\"\xf9\x02\n\x0cTraceRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12\"\n\x05sites\x18\x03 \x03(\x0b\x32\x13.headstream.v1.Site\x12/\n\tpositions\x18\x04 \x01(\x0b\x32\x1c.headstream.v1.PositionRange\x12&\n\x05\x64type\x18\x05 \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x16\n\x0emax_new_tokens\x18\x06 \x01(\r\x12\x1c\n\x0fmax_reply_bytes\x18\x07 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x08 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\t \x01(\x0e\x32\x17.headstream.v1.Priority\x12\x0f\n\x07stacked\x18\n \x01(\x08\x42\x12\n\x10_max_reply_bytes\"\xb7\x01\n\rTraceResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12+\n\x06values\x18\x02 \x01(\x0b\x32\x19.headstream.v1.SiteChunksH\x00\x12\x1c\n\x12generated_token_id\x18\x03 \x01(\rH\x00\x12&\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"\xa7\x01\n\nTraceStart\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TokenTable\x12\x14\n\x0ctensor_bytes\x18\x02 \x01(\x04\x12\x34\n\x0b\x66ingerprint\x18\x03 \x01(\x0b\x32\x1f.headstream.v1.ModelFingerprint\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x0e\n\x06rotary\x18\x05 \x01(\x08\"n\n\nSiteChunks\x12(\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x18.headstream.v1.SiteChunk\x12\x1f\n\x12generated_token_id\x18\x02 \x01(\rH\x00\x88\x01\x01\x42\x15\n\x13_generated_token_id\"n\n\tSiteChunk\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12%\n\x06values\x18\x04 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12\x0e\n\x06layers\x18\x05 \x03(\r\"X\n\x08TraceEnd\x12#\n\x05usage\x18\x01 \x01(\x0b\x32\x14.headstream.v1.Usage\x12\'\n\x07timings\x18\x02 \x01(\x0b\x32\x16.headstream.v1.Timings\"\xe6\x02\n\x10\x41ttentionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05heads\x18\x04 \x03(\r\x12\x0f\n\x07queries\x18\x05 \x03(\r\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x15\n\raverage_heads\x18\x07 \x01(\x08\x12\x0f\n\x07rollout\x18\x08 \x01(\x08\x12&\n\x05\x64type\x18\t \x01(\x0e\x32\x17.headstream.v1.DataType\x12\x1c\n\x0fmax_reply_bytes\x18\n \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x0b \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x0c \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\xa0\x01\n\x11\x41ttentionResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.headstream.v1.AttentionChunkH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"\x8c\x01\n\x0e\x41ttentionChunk\x12\r\n\x05layer\x18\x01 \x01(\r\x12\r\n\x05heads\x18\x02 \x03(\r\x12\x0f\n\x07queries\x18\x03 \x03(\r\x12&\n\x07weights\x18\x04 \x01(\x0b\x32\x15.headstream.v1.Tensor\x12#\n\x04keys\x18\x05 \x01(\x0b\x32\x15.headstream.v1.Tensor\"\xe5\x02\n\x10LogitLensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.headstream.v1.Input\x12-\n\x06layers\x18\x03 \x01(\x0b\x32\x1d.headstream.v1.LayerSelection\x12/\n\tpositions\x18\x04 \x01(\x0b\x32\x1c.headstream.v1.PositionRange\x12,\n\x06logits\x18\x05 \x01(\x0b\x32\x1c.headstream.v1.LogitsOptions\x12\x1c\n\x0fmax_reply_bytes\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x32\n\rinterventions\x18\x07 \x03(\x0b\x32\x1b.headstream.v1.Intervention\x12)\n\x08priority\x18\x08 \x01(\x0e\x32\x17.headstream.v1.PriorityB\x12\n\x10_max_reply_bytes\"\x9c\x01\n\x11LogitLensResponse\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.headstream.v1.TraceStartH\x00\x12*\n\x03row\x18\x02 \x01(\x0b\x32\x1b.headstream.v1.LogitLensRowH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.headstream.v1.TraceEndH\x00\x42\x07\n\x05\x65vent\"V\n\x0cLogitLensRow\x12\r\n\x05layer\x18\x01 \x01(\x11\x12\x10\n\x08position\x18\x02 \x01(\r\x12%\n\x06logits\x18\x03 \x01(\x0b\x32\x15.headstream.v1.Logits2\xfc\x01\n\x10InternalsService\x12\x44\n\x05Trace\x12\x1b.headstream.v1.TraceRequest\x1a\x1c.headstream.v1.TraceResponse0\x01\x12P\n\tAttention\x12\x1f.headstream.v1.AttentionRequest\x1a .headstream.v1.AttentionResponse0\x01\x12P\n\tLogitLens\x12\x1f.headstream.v1.LogitLensRequest\x1a .headstream.v1.LogitLensResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,29 +39,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POSITIONRANGE']._serialized_start=200
   _globals['_POSITIONRANGE']._serialized_end=256
   _globals['_TRACEREQUEST']._serialized_start=259
-  _globals['_TRACEREQUEST']._serialized_end=619
-  _globals['_TRACERESPONSE']._serialized_start=622
-  _globals['_TRACERESPONSE']._serialized_end=805
-  _globals['_TRACESTART']._serialized_start=808
-  _globals['_TRACESTART']._serialized_end=975
-  _globals['_SITECHUNKS']._serialized_start=977
-  _globals['_SITECHUNKS']._serialized_end=1031
-  _globals['_SITECHUNK']._serialized_start=1033
-  _globals['_SITECHUNK']._serialized_end=1127
-  _globals['_TRACEEND']._serialized_start=1129
-  _globals['_TRACEEND']._serialized_end=1217
-  _globals['_ATTENTIONREQUEST']._serialized_start=1220
-  _globals['_ATTENTIONREQUEST']._serialized_end=1578
-  _globals['_ATTENTIONRESPONSE']._serialized_start=1581
-  _globals['_ATTENTIONRESPONSE']._serialized_end=1741
-  _globals['_ATTENTIONCHUNK']._serialized_start=1744
-  _globals['_ATTENTIONCHUNK']._serialized_end=1884
-  _globals['_LOGITLENSREQUEST']._serialized_start=1887
-  _globals['_LOGITLENSREQUEST']._serialized_end=2244
-  _globals['_LOGITLENSRESPONSE']._serialized_start=2247
-  _globals['_LOGITLENSRESPONSE']._serialized_end=2403
-  _globals['_LOGITLENSROW']._serialized_start=2405
-  _globals['_LOGITLENSROW']._serialized_end=2491
-  _globals['_INTERNALSSERVICE']._serialized_start=2494
-  _globals['_INTERNALSSERVICE']._serialized_end=2746
+  _globals['_TRACEREQUEST']._serialized_end=636
+  _globals['_TRACERESPONSE']._serialized_start=639
+  _globals['_TRACERESPONSE']._serialized_end=822
+  _globals['_TRACESTART']._serialized_start=825
+  _globals['_TRACESTART']._serialized_end=992
+  _globals['_SITECHUNKS']._serialized_start=994
+  _globals['_SITECHUNKS']._serialized_end=1104
+  _globals['_SITECHUNK']._serialized_start=1106
+  _globals['_SITECHUNK']._serialized_end=1216
+  _globals['_TRACEEND']._serialized_start=1218
+  _globals['_TRACEEND']._serialized_end=1306
+  _globals['_ATTENTIONREQUEST']._serialized_start=1309
+  _globals['_ATTENTIONREQUEST']._serialized_end=1667
+  _globals['_ATTENTIONRESPONSE']._serialized_start=1670
+  _globals['_ATTENTIONRESPONSE']._serialized_end=1830
+  _globals['_ATTENTIONCHUNK']._serialized_start=1833
+  _globals['_ATTENTIONCHUNK']._serialized_end=1973
+  _globals['_LOGITLENSREQUEST']._serialized_start=1976
+  _globals['_LOGITLENSREQUEST']._serialized_end=2333
+  _globals['_LOGITLENSRESPONSE']._serialized_start=2336
+  _globals['_LOGITLENSRESPONSE']._serialized_end=2492
+  _globals['_LOGITLENSROW']._serialized_start=2494
+  _globals['_LOGITLENSROW']._serialized_end=2580
+  _globals['_INTERNALSSERVICE']._serialized_start=2583
+  _globals['_INTERNALSSERVICE']._serialized_end=2835
 # @@protoc_insertion_point(module_scope)

@@ -93,6 +93,7 @@ class TraceRequest(google.protobuf.message.Message):
     MAX_REPLY_BYTES_FIELD_NUMBER: builtins.int
     INTERVENTIONS_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    STACKED_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model. Empty: the server's first."""
     dtype: headstream.v1.tensor_pb2.DataType.ValueType
@@ -105,6 +106,11 @@ class TraceRequest(google.protobuf.message.Message):
     """Refuse at once if the tensors of the reply would exceed this. Default: the server's limit."""
     priority: headstream.v1.types_pb2.Priority.ValueType
     """How urgent it is. Default: normal."""
+    stacked: builtins.bool
+    """Fewer and larger parts, which cost both ends less: the layers of a site together in one chunk
+    (`SiteChunk.layers`), and a generated token with the values before it
+    (`SiteChunks.generated_token_id`). Default: a chunk for each layer, an event for each token.
+    """
     @property
     def input(self) -> headstream.v1.types_pb2.Input:
         """The input."""
@@ -133,9 +139,10 @@ class TraceRequest(google.protobuf.message.Message):
         max_reply_bytes: builtins.int | None = ...,
         interventions: collections.abc.Iterable[headstream.v1.types_pb2.Intervention] | None = ...,
         priority: headstream.v1.types_pb2.Priority.ValueType = ...,
+        stacked: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "input", b"input", "max_reply_bytes", b"max_reply_bytes", "positions", b"positions"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "max_new_tokens", b"max_new_tokens", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions", "priority", b"priority", "sites", b"sites"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_reply_bytes", b"_max_reply_bytes", "dtype", b"dtype", "input", b"input", "interventions", b"interventions", "max_new_tokens", b"max_new_tokens", "max_reply_bytes", b"max_reply_bytes", "model", b"model", "positions", b"positions", "priority", b"priority", "sites", b"sites", "stacked", b"stacked"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_reply_bytes", b"_max_reply_bytes"]) -> typing.Literal["max_reply_bytes"] | None: ...
 
 Global___TraceRequest: typing_extensions.TypeAlias = TraceRequest
@@ -226,6 +233,9 @@ class SiteChunks(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNKS_FIELD_NUMBER: builtins.int
+    GENERATED_TOKEN_ID_FIELD_NUMBER: builtins.int
+    generated_token_id: builtins.int
+    """With `stacked`: the token that was generated behind these values."""
     @property
     def chunks(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___SiteChunk]:
         """At least one."""
@@ -234,14 +244,17 @@ class SiteChunks(google.protobuf.message.Message):
         self,
         *,
         chunks: collections.abc.Iterable[Global___SiteChunk] | None = ...,
+        generated_token_id: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunks", b"chunks"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_generated_token_id", b"_generated_token_id", "generated_token_id", b"generated_token_id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_generated_token_id", b"_generated_token_id", "chunks", b"chunks", "generated_token_id", b"generated_token_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_generated_token_id", b"_generated_token_id"]) -> typing.Literal["generated_token_id"] | None: ...
 
 Global___SiteChunks: typing_extensions.TypeAlias = SiteChunks
 
 @typing.final
 class SiteChunk(google.protobuf.message.Message):
-    """Values of one site in one layer."""
+    """Values of one site in one layer; with `stacked` in several."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -249,10 +262,11 @@ class SiteChunk(google.protobuf.message.Message):
     LAYER_FIELD_NUMBER: builtins.int
     START_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
+    LAYERS_FIELD_NUMBER: builtins.int
     site: builtins.str
     """Name of the site."""
     layer: builtins.int
-    """The layer; 0 for embed and pos_embed, L for ln_final."""
+    """The layer; 0 for embed and pos_embed, L for ln_final. Not set with `stacked`."""
     start: builtins.int
     """Position of the first row."""
     @property
@@ -260,8 +274,12 @@ class SiteChunk(google.protobuf.message.Message):
         """[rows, ...], with a head axis after the rows where the site has one; heads ascend. attn_scores
         and pattern are [rows, heads, keys] with a key for each token of the input, for a generated
         position one for each token up to it. Keys that a row does not see have the score -infinity and
-        the weight 0.
+        the weight 0. With `stacked` there is an axis of layers in front of all.
         """
+
+    @property
+    def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """With `stacked`: the layers, in the order of their axis."""
 
     def __init__(
         self,
@@ -270,9 +288,10 @@ class SiteChunk(google.protobuf.message.Message):
         layer: builtins.int = ...,
         start: builtins.int = ...,
         values: headstream.v1.tensor_pb2.Tensor | None = ...,
+        layers: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["values", b"values"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["layer", b"layer", "site", b"site", "start", b"start", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["layer", b"layer", "layers", b"layers", "site", b"site", "start", b"start", "values", b"values"]) -> None: ...
 
 Global___SiteChunk: typing_extensions.TypeAlias = SiteChunk
 

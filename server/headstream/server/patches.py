@@ -99,11 +99,12 @@ async def _run(model: LoadedModel, metrics: Metrics, ticket: Ticket, source: _So
     async with aclosing(events):
         async for event in events:
             for part in event.seen.sites if event.seen else ():
-                part_rows = np.frombuffer(part.values.data, "<f4").reshape(-1, width)
+                shape = (len(part.layers), part.values.shape[1], width)
+                part_rows = np.frombuffer(part.values.data, "<f4").reshape(shape)
                 first = part.start - place.start
-                layer = place.layers.index(part.layer)
-                values[layer, first : first + len(part_rows)] = part_rows
-                missing -= len(part_rows)
+                layers = [place.layers.index(layer) for layer in part.layers]
+                values[layers, first : first + shape[1]] = part_rows
+                missing -= shape[0] * shape[1]
     if missing:
         raise EngineFault("the engine ended an input that is patched from without its values")
     check_values(f"{source.patch.field}.patch_from", values, model.limits)

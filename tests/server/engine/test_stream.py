@@ -42,7 +42,12 @@ EVENTS = [
     (dataclasses.replace(EMPTY, logit_rows=(LogitRowEvent(0, tensor(2), (8, 9)),)), 16),
     (dataclasses.replace(EMPTY, scores=ScoresEvent(1, tensor(3, 4), None, b"")), 48),
     (dataclasses.replace(EMPTY, scores=ScoresEvent(1, tensor(3, 4), tensor(4, 2), ids(4, 2))), 112),
-    (dataclasses.replace(EMPTY, seen=SeenEvent(sites=(SiteEvent("q", 1, 0, tensor(2, 8)),))), 64),
+    (
+        dataclasses.replace(
+            EMPTY, seen=SeenEvent(sites=(SiteEvent("q", (1,), 0, tensor(1, 2, 8)),))
+        ),
+        64,
+    ),
     (dataclasses.replace(EMPTY, seen=SeenEvent(patterns=(PATTERN,))), 240),
     (
         dataclasses.replace(

@@ -122,8 +122,8 @@ def test_values_come_in_the_dtype_that_is_asked_for(
     seen = report.deltas[0].seen
     assert seen is not None
     assert [(site.site, site.values.dtype, site.values.shape) for site in seen.sites] == [
-        ("q", "bfloat16", (9, 2, 16)),
-        ("pattern", "bfloat16", (9, 1, 9)),
+        ("q", "bfloat16", (1, 9, 2, 16)),
+        ("pattern", "bfloat16", (1, 9, 1, 9)),
     ]
 
 

@@ -135,14 +135,50 @@ async def test_generated_tokens_come_with_their_values(running: Running) -> None
     assert replies[-1].end.usage.output_tokens == 3
 
 
-async def test_positions_may_end_before_the_generated_tokens(running: Running) -> None:
-    sites = [pb.Site(name="pattern")]
-    positions = pb.PositionRange(start=4, end=6)
-    replies = await read_all(
-        call(running, "Trace", sites=sites, max_new_tokens=3, positions=positions)
-    )
+async def test_stacked_values_are_the_same_in_fewer_parts(running: Running) -> None:
+    """One chunk for the layers of a site, one message for a step and the token behind it."""
+    asked: dict[str, Any] = {"sites": ALL_SITES, "max_new_tokens": 2}
+    apart = await read_all(call(running, "Trace", **asked))
+    replies = await read_all(call(running, "Trace", stacked=True, **asked))
     check_frame(replies)
-    assert [part.start for part in chunks(replies)["pattern", 1]] == [4, 5]
+    assert tensor_bytes(replies) == tensor_bytes(apart)
+    tokens = [
+        reply.values.generated_token_id if reply.values.HasField("generated_token_id") else None
+        for reply in replies[1:-1]
+    ]
+    assert tokens == [None, 40, 41, None], "a message a step"
+    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    for reply in replies[1:-1]:
+        assert [chunk.site for chunk in reply.values.chunks] == list(READY.sites)
+        for chunk in reply.values.chunks:
+            assert not chunk.layer
+            for layer, rows in zip(chunk.layers, array(chunk.values), strict=True):
+                found.setdefault((chunk.site, layer), []).append(rows)
+    expected = chunks(apart)
+    assert found.keys() == expected.keys()
+    for place, parts in found.items():
+        for ours, theirs in zip(parts, expected[place], strict=True):
+            assert np.array_equal(ours, array(theirs.values)), place
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+async def test_positions_may_end_before_the_generated_tokens(
+    running: Running, stacked: bool
+) -> None:
+    asked: dict[str, Any] = {
+        "sites": [pb.Site(name="pattern", layers=[1])],
+        "positions": pb.PositionRange(start=4, end=6),
+        "max_new_tokens": 3,
+        "stacked": stacked,
+    }
+    replies = await read_all(call(running, "Trace", **asked))
+    check_frame(replies)
+    [parts] = chunks(replies).values()
+    assert [part.start for part in parts] == [4, 5]
+    alone = [reply for reply in replies if reply.WhichOneof("event") == "generated_token_id"]
+    behind = [reply for reply in replies if reply.values.HasField("generated_token_id")]
+    assert [reply.values.generated_token_id for reply in behind] == ([40, 41] if stacked else [])
+    assert [reply.generated_token_id for reply in alone] == ([42] if stacked else [40, 41, 42])
 
 
 async def test_values_are_cut_into_messages_of_a_mebibyte(checkpoint: Path) -> None:
@@ -158,6 +194,33 @@ async def test_values_are_cut_into_messages_of_a_mebibyte(checkpoint: Path) -> N
     parts = [[(chunk.layer, chunk.start) for chunk in message] for message in messages]
     step = [[(1, 0)], [(1, 6)], [(2, 0)], [(2, 6)]]
     assert parts == step + [[(layer, start + 10) for layer, start in part] for (part) in step]
+
+
+@pytest.mark.parametrize(
+    ("width", "step"),
+    [
+        (12_000, [([1, 2], 0, 10)]),  # ten rows of a layer take 480,000 bytes
+        (20_000, [([1], 0, 10), ([2], 0, 10)]),
+        (40_000, [([1], 0, 6), ([1], 6, 4), ([2], 0, 6), ([2], 6, 4)]),
+    ],
+)
+async def test_stacked_layers_are_cut_into_messages_of_a_mebibyte(
+    checkpoint: Path, width: int, step: list[tuple[list[int], int, int]]
+) -> None:
+    async with front_fakes.running_front(checkpoint, d_model=width) as running:
+        sites = [pb.Site(name="resid_post")]
+        replies = await read_all(call(running, "Trace", 20, sites=sites, stacked=True))
+    check_frame(replies, 20)
+    parts: list[tuple[list[int], int, int]] = []
+    for reply in replies[1:-1]:
+        [chunk] = reply.values.chunks
+        assert len(chunk.values.data) <= CHUNK_BYTES
+        values = array(chunk.values)  # [layers, rows, width]
+        parts.append((list(chunk.layers), chunk.start, values.shape[1]))
+        rows = 10.0 * (chunk.start + np.arange(values.shape[1]))
+        expected = 1000.0 * np.array(chunk.layers)[:, None] + rows
+        assert np.array_equal(values, np.broadcast_to(expected[..., None], values.shape))
+    assert parts == step + [(layers, start + 10, count) for layers, start, count in step]
 
 
 async def test_attention_by_layer_head_and_query(running: Running) -> None:

@@ -58,7 +58,7 @@ def _scores(scores: Scores, frames: list[bytes]) -> ScoresEvent:
 def _seen(seen: Seen, frames: list[bytes]) -> SeenEvent:
     return SeenEvent(
         tuple(
-            SiteEvent(site.site, site.layer, site.start, to_tensor(site.values, frames))
+            SiteEvent(site.site, site.layers, site.start, to_tensor(site.values, frames))
             for site in seen.sites
         ),
         tuple(

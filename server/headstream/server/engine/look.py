@@ -17,13 +17,13 @@ class Look(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SiteValues(msgspec.Struct, frozen=True, array_like=True):
-    """What stood at a site at the positions [start, start + n)."""
+    """What stood at a site of some layers at the positions [start, start + n)."""
 
     site: SiteName
-    layer: int
+    layers: tuple[int, ...]  # ascending
     start: int
-    # [n, ...], with a head axis behind where the site has one. attn_scores and pattern are
-    # [n, heads, K]: K is the length of the prompt, or behind it all tokens up to the row
+    # [layers, n, ...], with a head axis behind where the site has one. attn_scores and pattern are
+    # [layers, n, heads, K]: K is the length of the prompt, or behind it all tokens up to the row
     values: Frame
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headstream.model.batch import Place
+from headstream.model.batch import Places
 from headstream.model.config import ModelConfig
 from headstream.model.site_shapes import PATTERN_SITES
 from headstream.server.engine.edits import SequenceEdits
@@ -53,7 +53,7 @@ def _views(look: Look, config: ModelConfig, num_prompt: int, longest: int) -> tu
     if (trace := look.trace) is not None:
         plain = [site for site in trace.sites if site.name not in PATTERN_SITES]
         if plain:
-            views.append(SiteView(plain, trace, config))
+            views.append(SiteView(plain, trace))
         compared = [site for site in trace.sites if site.name in PATTERN_SITES]
         if compared:
             layers = sorted({layer for site in compared for layer in site.layers})
@@ -80,16 +80,16 @@ class SiteRows:
     positions: range
 
 
-def wanted(views: tuple[View, ...], span: Span) -> dict[Place, range]:
-    """The positions of a step whose rows are needed, for each place."""
-    places: dict[Place, range] = {}
+def wanted(views: tuple[View, ...], span: Span) -> dict[Places, range]:
+    """The positions of a step whose rows are needed, for all places that are kept together."""
+    needed: dict[Places, range] = {}
     for view in views:
-        for place, positions in view.places(span).items():
-            other = places.get(place, positions)
-            places[place] = range(
+        for places, positions in view.places(span).items():
+            other = needed.get(places, positions)
+            needed[places] = range(
                 min(other.start, positions.start), max(other.stop, positions.stop)
             )
-    return places
+    return needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,14 @@ class Sight:
 
     sequence: Sequence
     span: Span
-    rows: Mapping[Place, SiteRows]
+    rows: Mapping[Places, SiteRows]
 
-    def see(self, kept: Mapping[Place, Tensor], frames: Frames) -> Seen:
-        """What it shows; ``kept``: the rows of all sequences, [rows, ...] each."""
-        shown: dict[Place, Shown] = {}
-        for place, own in self.rows.items():
-            values = kept[place][own.offset : own.offset + len(own.positions)]
-            shown[place] = Shown(own.positions.start, values)
+    def see(self, kept: Mapping[Places, Tensor], frames: Frames) -> Seen:
+        """What it shows; ``kept``: the rows of all sequences, [layers, rows, ...] each."""
+        shown: dict[Places, Shown] = {}
+        for places, own in self.rows.items():
+            values = kept[places][:, own.offset : own.offset + len(own.positions)]
+            shown[places] = Shown(own.positions.start, values)
         views = [view for view in self.sequence.views if view.places(self.span)]
         parts = [view.see(self.span, shown, frames) for view in views]
         return Seen(
@@ -116,7 +116,7 @@ class Sight:
 
 @torch.inference_mode()
 def see_all(
-    sights: Iterable[Sight], kept: Mapping[Place, Tensor], frames: Frames
+    sights: Iterable[Sight], kept: Mapping[Places, Tensor], frames: Frames
 ) -> tuple[dict[Sequence, Seen], dict[Sequence, str]]:
     """What the sequences of a step show, and the faults of those for which it went wrong."""
     seen: dict[Sequence, Seen] = {}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headstream.model.batch import PackedBatch, Place, RowRequest, ScoreRequest
+from headstream.model.batch import PackedBatch, Place, Places, RowRequest, ScoreRequest
 from headstream.model.edits import RowEdit
 from headstream.server.engine.looking import Sight, SiteRows, wanted
 from headstream.server.engine.plan import Schedule
@@ -116,7 +116,7 @@ def pack(
         block_copies=_int64(list(block_copies)).reshape(-1, 2).T,
         heads=tuple(_row_request(sequence) for sequence in token_sequences),
         scores=tuple(scores.requests),
-        sites={place: _int64(rows) for place, rows in inside.rows.items()},
+        sites={places: _int64(rows) for places, rows in inside.rows.items()},
         edits={place: tuple(edits) for place, edits in inside.edits.items()},
     )
     return Packed(
@@ -215,7 +215,7 @@ class _Inside:
     """Collects which rows of which sites are kept, and which are changed."""
 
     def __init__(self) -> None:
-        self.rows: dict[Place, list[int]] = defaultdict(list)
+        self.rows: dict[Places, list[int]] = defaultdict(list)
         self.sights: list[Sight] = []
         self.edits: dict[Place, list[RowEdit]] = defaultdict(list)
 
@@ -226,10 +226,10 @@ class _Inside:
             for place, edit in sequence.edits.rows(start, end, shift):
                 self.edits[place].append(edit)
         span = Span(start, end, sequence.num_reported)
-        own: dict[Place, SiteRows] = {}
-        for place, positions in wanted(sequence.views, span).items():
-            rows = self.rows[place]
-            own[place] = SiteRows(len(rows), positions)
+        own: dict[Places, SiteRows] = {}
+        for places, positions in wanted(sequence.views, span).items():
+            rows = self.rows[places]
+            own[places] = SiteRows(len(rows), positions)
             rows += range(positions.start + shift, positions.stop + shift)
         if own:
             self.sights.append(Sight(sequence, span, own))

@@ -14,13 +14,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from headstream.model.batch import PREFILL_GRID, Place
+from headstream.model.batch import PREFILL_GRID, Places
 from headstream.model.config import ModelConfig
 from headstream.model.patterns import GrowingRows, attention_scores, roll_out
 from headstream.model.sites import PatternSpec, SiteSpec, TraceSpec
 from headstream.server.engine.look import Pattern, Seen, SiteValues
 from headstream.server.engine.report import Frames
-from headstream.server.engine.views import Shown, Span, site_values
+from headstream.server.engine.views import Shown, Span
 
 
 class Comparison:
@@ -30,7 +30,7 @@ class Comparison:
         self, layers: Sequence[int], config: ModelConfig, num_prompt: int, end: int
     ) -> None:
         """``end``: behind the last position whose query is wanted."""
-        self.layers = layers
+        self.layers = tuple(layers)
         self.end = end
         self._specs = config.attention
         self._causal = config.causal
@@ -38,7 +38,7 @@ class Comparison:
         self._most_keys = end if config.causal else num_prompt
         self._keys = GrowingRows(self._most_keys)
 
-    def places(self, span: Span, positions: range) -> dict[Place, range]:
+    def places(self, span: Span, positions: range) -> dict[Places, range]:
         """The queries at ``positions``, and all keys that theirs, or later ones, are compared with.
 
         Nothing, once all that is wanted has been shown.
@@ -46,16 +46,20 @@ class Comparison:
         keys = range(span.start, min(span.end, self.end) if self._causal else span.end)
         if not keys or span.fresh >= self.end:
             return {}
-        places: dict[Place, range] = {("k", layer): keys for layer in self.layers}
+        places: dict[Places, range] = {("k", self.layers): keys}
         if positions:
-            places.update({("q", layer): positions for layer in self.layers})
+            places["q", self.layers] = positions
         return places
 
-    def keys(self, layer: int, shown: Mapping[Place, Shown]) -> Tensor:
+    def keys(self, index: int, shown: Mapping[Places, Shown]) -> Tensor:
         """All keys [m, G, D] of a layer so far, those of this step included."""
-        fresh = shown["k", layer]
-        rows = fresh.rows[: self._most_keys - fresh.start]  # others may want later ones
-        return self._keys.extend(layer, fresh.start, rows)
+        fresh = shown["k", self.layers]
+        rows = fresh.rows[index, : self._most_keys - fresh.start]  # others may want later ones
+        return self._keys.extend(self.layers[index], fresh.start, rows)
+
+    def queries(self, index: int, shown: Mapping[Places, Shown], positions: range) -> Tensor:
+        """Those [n, H, D] of a layer at some of the positions of this step."""
+        return shown["q", self.layers].at(positions)[index]
 
     def tiles(self, positions: range) -> Iterator[range]:
         """The positions in parts that are computed at once."""
@@ -94,18 +98,18 @@ class TracedPatterns:
         self._trace = trace
         self._compare = compare
 
-    def places(self, span: Span) -> dict[Place, range]:
+    def places(self, span: Span) -> dict[Places, range]:
         """Queries of the positions that are traced, and keys."""
         return self._compare.places(span, span.within(self._trace.start, self._trace.end))
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
-        """The values of both sites, [n, heads, keys]; -inf and 0 at keys that are not seen."""
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
+        """The values of both sites, [1, n, heads, keys]; -inf and 0 at keys that are not seen."""
         positions = span.within(self._trace.start, self._trace.end)
         sites: list[SiteValues] = []
-        for layer in self._compare.layers:
-            keys = self._compare.keys(layer, shown)
+        for index, layer in enumerate(self._compare.layers):
+            keys = self._compare.keys(index, shown)
             for tile in self._compare.tiles(positions):
-                q = shown["q", layer].at(tile)
+                q = self._compare.queries(index, shown, tile)
                 scores = self._compare.scores(layer, q, tile, keys)  # [H, n, K]
                 for site in self._sites:
                     if layer in site.layers:
@@ -113,8 +117,8 @@ class TracedPatterns:
                         rows = (rows.softmax(-1) if site.name == "pattern" else rows).transpose(
                             0, 1
                         )
-                        place = (site.name, layer)
-                        sites.append(site_values(place, tile.start, rows, self._trace, frames))
+                        frame = frames.add(rows.unsqueeze(0).cpu(), self._trace.dtype)
+                        sites.append(SiteValues(site.name, (layer,), tile.start, frame))
         return Seen(sites=tuple(sites))
 
     def forget(self) -> None:
@@ -129,23 +133,23 @@ class PatternView:
         self._spec = spec
         self._compare = compare
 
-    def places(self, span: Span) -> dict[Place, range]:
+    def places(self, span: Span) -> dict[Places, range]:
         """Queries from the first to the last that is chosen in the step, and keys."""
         queries = self._queries(span.within(0, None))
         positions = range(queries[0], queries[-1] + 1) if queries else range(0)
         return self._compare.places(span, positions)
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
         """The weights of the queries of the step."""
         patterns: list[Pattern] = []
-        for layer in self._compare.layers:
-            keys = self._compare.keys(layer, shown)
+        for index, layer in enumerate(self._compare.layers):
+            keys = self._compare.keys(index, shown)
             for tile in self._compare.tiles(span.within(0, self._compare.end)):
                 if not (queries := self._queries(tile)):
                     continue
-                q = shown["q", layer]
+                q = shown["q", self._compare.layers]  # [layers, n, H, D]
                 rows = torch.tensor(queries, device=q.rows.device) - q.start
-                scores = self._compare.scores(layer, q.rows[rows], queries, keys)
+                scores = self._compare.scores(layer, q.rows[index, rows], queries, keys)
                 weights = scores[list(self._spec.heads)].softmax(-1)  # [heads, n, K]
                 if self._spec.average_heads:
                     weights = weights.mean(0, keepdim=True)
@@ -172,19 +176,20 @@ class RolloutView:
         self._num_prompt = num_prompt
         self._rolled = GrowingRows(num_prompt)  # layer -> [num_prompt, num_prompt]
 
-    def places(self, span: Span) -> dict[Place, range]:
+    def places(self, span: Span) -> dict[Places, range]:
         """All queries and keys up to the last query that is chosen."""
         return self._compare.places(span, self._positions(span))
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
         """The rows of the top layer of the queries of the step."""
         positions = self._positions(span)
         below: Tensor | None = None
-        for layer in self._compare.layers:
-            keys = self._compare.keys(layer, shown)
+        for index, layer in enumerate(self._compare.layers):
+            keys = self._compare.keys(index, shown)
             rows: list[Tensor] = []
             for tile in self._compare.tiles(positions):
-                scores = self._compare.scores(layer, shown["q", layer].at(tile), tile, keys)
+                q = self._compare.queries(index, shown, tile)
+                scores = self._compare.scores(layer, q, tile, keys)
                 weights = scores[list(self._spec.heads)].softmax(-1)  # [heads, n, K]
                 under = None if below is None else self._compare.seen(below, tile.stop)
                 rows.append(roll_out(weights, tile.start, under))

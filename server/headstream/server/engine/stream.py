@@ -68,12 +68,12 @@ class ScoresEvent:
 
 @dataclass(frozen=True, slots=True)
 class SiteEvent:
-    """What stood at a site at the positions [start, start + n)."""
+    """What stood at a site of some layers at the positions [start, start + n)."""
 
     site: SiteName
-    layer: int
+    layers: tuple[int, ...]
     start: int
-    values: WireTensor  # [n, ...]
+    values: WireTensor  # [layers, n, ...]
 
 
 @dataclass(frozen=True, slots=True)

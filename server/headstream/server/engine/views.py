@@ -8,10 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from headstream.model.batch import Place
-from headstream.model.config import ModelConfig
-from headstream.model.site_shapes import shape_of
-from headstream.model.sites import SiteName, SiteSpec, TraceSpec
+from headstream.model.batch import Places
+from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Seen, SiteValues
 from headstream.server.engine.report import Frames
 
@@ -33,24 +31,24 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """The rows of a site at consecutive positions, on the device."""
+    """The rows of a site at consecutive positions, in several layers, on the device."""
 
     start: int
-    rows: Tensor  # [n, ...]
+    rows: Tensor  # [layers, n, ...]
 
     def at(self, positions: range) -> Tensor:
         """Those of some of the positions."""
-        return self.rows[positions.start - self.start : positions.stop - self.start]
+        return self.rows[:, positions.start - self.start : positions.stop - self.start]
 
 
 class View(Protocol):
     """One look of one sequence."""
 
-    def places(self, span: Span) -> dict[Place, range]:
-        """The positions of a step whose rows it needs, for each place that it needs any of."""
+    def places(self, span: Span) -> dict[Places, range]:
+        """The positions of a step whose rows it needs, for all places that it needs any of."""
         ...
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
         """What there is to tell of a step that it needs rows of; ``shown`` has at least those."""
         ...
 
@@ -62,39 +60,29 @@ class View(Protocol):
 class SiteView:
     """The sites of a trace that are there as they are asked for."""
 
-    def __init__(self, sites: Sequence[SiteSpec], trace: TraceSpec, config: ModelConfig) -> None:
+    def __init__(self, sites: Sequence[SiteSpec], trace: TraceSpec) -> None:
         self._trace = trace
-        self._heads: dict[Place, list[int] | None] = {}
-        for site in sites:
-            heads = list(site.heads) if shape_of(site.name, config).heads else None
-            self._heads.update({(site.name, layer): heads for layer in site.layers})
+        self._sites = sites
 
-    def places(self, span: Span) -> dict[Place, range]:
+    def places(self, span: Span) -> dict[Places, range]:
         """Those positions of the step that are traced."""
         positions = span.within(self._trace.start, self._trace.end)
-        return dict.fromkeys(self._heads, positions) if positions else {}
+        return {(site.name, site.layers): positions for site in self._sites if positions}
 
-    def see(self, span: Span, shown: Mapping[Place, Shown], frames: Frames) -> Seen:
-        """The values of all sites."""
+    def see(self, span: Span, shown: Mapping[Places, Shown], frames: Frames) -> Seen:
+        """The values of all sites, one tensor for the layers of each."""
         positions = span.within(self._trace.start, self._trace.end)
-        places = self._heads
-        return Seen(sites=tuple(self._values(place, positions, shown, frames) for place in places))
+        values = (self._values(site, positions, shown, frames) for site in self._sites)
+        return Seen(sites=tuple(values))
 
     def forget(self) -> None:
         """Nothing is kept."""
 
     def _values(
-        self, place: Place, positions: range, shown: Mapping[Place, Shown], frames: Frames
+        self, site: SiteSpec, positions: range, shown: Mapping[Places, Shown], frames: Frames
     ) -> SiteValues:
-        rows = shown[place].at(positions)  # [n, ...]
-        if (heads := self._heads[place]) is not None:
-            rows = rows[:, heads]
-        return site_values(place, positions.start, rows, self._trace, frames)
-
-
-def site_values(
-    place: tuple[SiteName, int], start: int, rows: Tensor, trace: TraceSpec, frames: Frames
-) -> SiteValues:
-    """Rows [n, ...] of a place, on their way to the front."""
-    site, layer = place
-    return SiteValues(site, layer, start, frames.add(rows.cpu(), trace.dtype))
+        rows = shown[site.name, site.layers].at(positions)  # [layers, n, ...]
+        if site.heads:
+            rows = rows[:, :, list(site.heads)]  # [layers, n, heads, D]
+        frame = frames.add(rows.cpu(), self._trace.dtype)
+        return SiteValues(site.name, site.layers, positions.start, frame)

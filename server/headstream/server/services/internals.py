@@ -16,7 +16,7 @@ from headstream.server.wire.attention import parse_attention, pattern_events
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.lens import lens_events, parse_lens
 from headstream.server.wire.priority import parse_priority
-from headstream.server.wire.trace import parse_trace, site_events
+from headstream.server.wire.trace import parse_trace, trace_events
 from headstream.v1 import internals_service_pb2 as pb
 from headstream.v1 import internals_service_pb2_grpc
 
@@ -43,11 +43,9 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
         asked = parse_trace(request, model.ready, model.limits)
 
         def tell(event: Event) -> Iterator[pb.TraceResponse]:
-            for reply, num_bytes in site_events(_seen(event).sites):
+            for reply, num_bytes in trace_events(event, stacked=asked.stacked):
                 self._count(model.name, "sites", num_bytes)
                 yield reply
-            if event.token is not None:
-                yield pb.TraceResponse(generated_token_id=event.token.token_id)
 
         look = run_look(model, self._metrics, asked, changes)
         async with aclosing(_replies(look, pb.TraceResponse, tell)) as replies:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headstream.model.outputs import WireDtype
@@ -10,7 +10,7 @@ from headstream.model.site_shapes import SiteShape
 from headstream.model.sites import SiteSpec, TraceSpec
 from headstream.server.engine.look import Look
 from headstream.server.engine.messages import Ready
-from headstream.server.engine.stream import SiteEvent
+from headstream.server.engine.stream import Event, SiteEvent, WireTensor
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
 from headstream.server.wire.budget import check_message
@@ -41,6 +41,7 @@ class TraceCall:
     max_new_tokens: int
     max_reply_bytes: int | None
     key_bytes: int  # of a token in a layer
+    stacked: bool  # layers together, and tokens with the values before them
 
     def fit(self, num_tokens: int, limits: Limits) -> FittedLook:
         """The spec and its bytes for an input of so many tokens."""
@@ -88,6 +89,7 @@ def parse_trace(request: pb.TraceRequest, ready: Ready, limits: Limits) -> Trace
         ),
         max_reply_bytes=request.max_reply_bytes if request.HasField("max_reply_bytes") else None,
         key_bytes=key_bytes(ready),
+        stacked=request.stacked,
     )
 
 
@@ -110,20 +112,53 @@ def _parse_sites(
     return tuple(sites)
 
 
-def site_events(events: Iterable[SiteEvent]) -> Iterator[tuple[pb.TraceResponse, int]]:
-    """The values of a step and their bytes, each message with at most 1 MiB, or with one row.
+def trace_events(event: Event, *, stacked: bool) -> Iterator[tuple[pb.TraceResponse, int]]:
+    """What a step shows, then its token; each message with its bytes of values.
 
-    Together, because a message costs far more than the row of a layer that is in it.
+    As much goes in a message as keeps it within 1 MiB, because a message costs far more than the
+    row of a layer that is in it; with ``stacked`` also the token.
     """
     reply, num_bytes = pb.TraceResponse(), 0
-    for event in events:
-        for first, part in cut_rows(event.values):
-            if num_bytes and num_bytes + len(part.data) > CHUNK_BYTES:
+    for site in event.seen.sites if event.seen is not None else ():
+        for part in _cut(site, stacked=stacked):
+            if num_bytes and num_bytes + len(part.values.data) > CHUNK_BYTES:
                 yield reply, num_bytes
                 reply, num_bytes = pb.TraceResponse(), 0
-            chunk = reply.values.chunks.add()
-            chunk.site, chunk.layer, chunk.start = event.site, event.layer, event.start + first
-            put_tensor(chunk.values, part)
-            num_bytes += len(part.data)
+            _put_chunk(reply.values.chunks.add(), part, stacked=stacked)
+            num_bytes += len(part.values.data)
+    token = event.token
     if num_bytes:
+        if token is not None and stacked:
+            reply.values.generated_token_id = token.token_id
+            token = None
         yield reply, num_bytes
+    if token is not None:
+        yield pb.TraceResponse(generated_token_id=token.token_id), 0
+
+
+def _cut(event: SiteEvent, *, stacked: bool) -> Iterator[SiteEvent]:
+    """Parts of at most 1 MiB, or of one row of one layer; without ``stacked`` of one layer each."""
+    num_layers, *shape = event.values.shape
+    size = len(event.values.data) // num_layers
+    step = max(1, CHUNK_BYTES // max(1, size)) if stacked else 1
+    for first in range(0, num_layers, step):
+        layers = event.layers[first : first + step]
+        data = event.values.data[first * size : (first + len(layers)) * size]
+        if len(data) <= CHUNK_BYTES:
+            values = WireTensor(event.values.dtype, (len(layers), *shape), data)
+            yield SiteEvent(event.site, layers, event.start, values)
+            continue
+        for row, part in cut_rows(WireTensor(event.values.dtype, tuple(shape), data)):
+            values = WireTensor(part.dtype, (1, *part.shape), part.data)
+            yield SiteEvent(event.site, layers, event.start + row, values)
+
+
+def _put_chunk(chunk: pb.SiteChunk, part: SiteEvent, *, stacked: bool) -> None:
+    values = part.values
+    chunk.site, chunk.start = part.site, part.start
+    if stacked:
+        chunk.layers.extend(part.layers)
+    else:
+        [chunk.layer] = part.layers
+        values = WireTensor(values.dtype, values.shape[1:], values.data)
+    put_tensor(chunk.values, values)
