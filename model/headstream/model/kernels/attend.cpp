@@ -17,47 +17,17 @@
 #include <type_traits>
 #include <vector>
 
-#include "kv_layout.h"
+#include "attend_plan.h"
 #include "partial_softmax.h"
 
 namespace {
 
 using namespace headstream;
 
-constexpr int64_t kTileRows = 48;   // query rows: positions times the group
 constexpr int64_t kWidest = 512;    // of a head
+constexpr int kSoftmaxRows = 4;     // turned into weights at once
 constexpr int kScorePanels = 2;     // panels of keys multiplied at once
 constexpr int kScoreRows = kRows * kPanels / kScorePanels;
-
-struct Shape {
-  int64_t n_heads;
-  KvLayout kv;
-  int64_t q_stride, kv_stride;  // between the rows of q, and of k and v
-  int64_t table_stride;
-  int64_t window;  // 0: all keys
-  bool causal;     // otherwise a row sees keys behind it too, as far as those before it
-  float scale;  // of scores, times log2(e): weights are powers of two
-  int64_t group() const { return n_heads / kv.n_kv_heads; }
-
-  // The keys [first_key, end_key) that the row at `position` sees, of a sequence that has `context`.
-  int64_t first_key(int64_t position) const {
-    return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
-  }
-  int64_t end_key(int64_t position, int64_t context) const {
-    if (causal) return position + 1;
-    return window > 0 ? std::min(context, position + window) : context;
-  }
-};
-
-// One unit of work: the rows of `positions` tokens from row `row` on, for one KV head, over chunks
-// [begin, end).
-struct Task {
-  int64_t row, position, positions, kv_head;
-  int64_t context;  // keys of the sequence
-  const int32_t* blocks;
-  int64_t begin, end;
-  int64_t partial;  // where the partial softmax goes; -1: the chunks are all there are
-};
 
 // A thread's own memory; not cleared, since all of it is written before it is read.
 template <typename T>
@@ -77,10 +47,17 @@ struct Keys {
   int64_t base, first, end;
 };
 
+// The query rows of a task, `stride` numbers apart.
+template <typename T>
+struct Queries {
+  const T* rows;
+  int64_t stride;
+};
+
 // scores[r, j - base] = q[r] . K[j]
 template <typename T>
-void score(const Shape& s, const Task& task, const T* k_pool, const T* v_pool, const Keys& keys,
-           Scratch<T>& scratch) {
+void score(const Shape& s, const Task& task, const Queries<T>& queries, const T* k_pool,
+           const T* v_pool, const Keys& keys, Scratch<T>& scratch) {
   const int64_t width = s.kv.width(), rows = task.positions * s.group();
   const int64_t parts = (rows + kScoreRows - 1) / kScoreRows;
   for (int64_t key = keys.first; key < keys.end;) {
@@ -95,8 +72,8 @@ void score(const Shape& s, const Task& task, const T* k_pool, const T* v_pool, c
           Floats acc[r()][c()] = {};
           // The values of these keys are as many lines, and wanted next.
           const Ahead<T> values{v_pool + place, kLanes * width, part == 0 ? panels : 0};
-          multiply<T, r(), c()>(acc, scratch.query.get() + row * width, width, k_pool + place,
-                                kLanes * width, width / kDepth<T>, values);
+          multiply<T, r(), c()>(acc, queries.rows + row * queries.stride, queries.stride,
+                                k_pool + place, kLanes * width, width / kDepth<T>, values);
           float* to = scratch.scores.get() + row * kChunk + key - keys.base;
           for (int i = 0; i < r(); ++i)
             for (int j = 0; j < c(); ++j) store_floats(to + i * kChunk + j * kLanes, acc[i][j]);
@@ -107,10 +84,10 @@ void score(const Shape& s, const Task& task, const T* k_pool, const T* v_pool, c
   }
 }
 
-// values[r] = sum_j weights[r, j - base] V[j]
+// sums[r] = sum_j weights[r, j - base] V[j]
 template <typename T>
 void sum_values(const Shape& s, const Task& task, const T* v_pool, const Keys& keys,
-                Scratch<T>& scratch) {
+                const Scratch<T>& scratch, float* sums) {
   const int64_t width = s.kv.width(), rows = task.positions * s.group();
   const int64_t parts = (rows + kRows - 1) / kRows, panels = width / kLanes;
   for (int64_t panel = 0; panel < panels; panel += kPanels)
@@ -128,7 +105,7 @@ void sum_values(const Shape& s, const Task& task, const T* v_pool, const Keys& k
                                   s.kv.value_stride(), (stop - key + kDepth<T> - 1) / kDepth<T>);
             key = stop;
           }
-          float* to = scratch.values.get() + row * width + panel * kLanes;
+          float* to = sums + row * width + panel * kLanes;
           for (int i = 0; i < r(); ++i)
             for (int j = 0; j < c(); ++j) store_floats(to + i * width + j * kLanes, acc[i][j]);
         });
@@ -136,9 +113,11 @@ void sum_values(const Shape& s, const Task& task, const T* v_pool, const Keys& k
     });
 }
 
+// The rows of a task as the tile reads them: where they are, or copied beside each other.
 template <typename T>
-void copy_query(const Shape& s, const Task& task, const T* q, Scratch<T>& scratch) {
+Queries<T> find_queries(const Shape& s, const Task& task, const T* q, Scratch<T>& scratch) {
   const int64_t d = s.kv.d_head, width = s.kv.width(), group = s.group();
+  if (group == 1 && d == width) return {q + task.row * s.q_stride + task.kv_head * d, s.q_stride};
   for (int64_t row = 0; row < task.positions * group; ++row) {
     const int64_t head = task.kv_head * group + row % group;
     const T* from = q + (task.row + row / group) * s.q_stride + head * d;
@@ -147,6 +126,26 @@ void copy_query(const Shape& s, const Task& task, const T* q, Scratch<T>& scratc
     for (int64_t i = 0; i < d; ++i) to[i] = from[i];
     if (d < width) std::fill(to + d, to + width, T{});
   }
+  return {scratch.query.get(), width};
+}
+
+// What each row of a task sees of a chunk becomes weights, and the rest weighs nothing.
+template <typename T>
+void weigh_chunk(const Shape& s, const Task& task, const Keys& keys, Scratch<T>& scratch,
+                 Partial* parts) {
+  const int64_t rows = task.positions * s.group();
+  Seen seen[kTileRows];
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t position = task.position + row / s.group();
+    const int64_t from = std::clamp<int64_t>(s.first_key(position) - keys.base, 0, kChunk);
+    const int64_t to = s.end_key(position, task.context) - keys.base;
+    seen[row] = {from, std::clamp<int64_t>(to, from, kChunk)};
+  }
+  for (int64_t row = 0; row < rows; row += kSoftmaxRows)
+    with_constant<kSoftmaxRows>(std::min<int64_t>(kSoftmaxRows, rows - row), [&](auto count) {
+      weigh<count()>(scratch.scores.get() + row * kChunk, kChunk, s.scale, seen + row,
+                     keys.end - keys.base, scratch.weights.get() + row * kChunk, parts + row);
+    });
 }
 
 // Merges the task's chunks in order into `totals`.
@@ -154,22 +153,20 @@ template <typename T>
 void attend_chunks(const Shape& s, const Task& task, const T* q, const T* k_pool, const T* v_pool,
                    Scratch<T>& scratch, Partial* totals) {
   const int64_t width = s.kv.width(), rows = task.positions * s.group();
-  copy_query(s, task, q, scratch);
+  const Queries<T> queries = find_queries(s, task, q, scratch);
   const int64_t seen = s.first_key(task.position);
   const int64_t last = s.end_key(task.position + task.positions - 1, task.context);
   for (int64_t chunk = task.begin; chunk < task.end; ++chunk) {
     const int64_t base = chunk * kChunk;
     const Keys keys{base, std::max(base, seen / kLanes * kLanes), std::min(base + kChunk, last)};
-    score(s, task, k_pool, v_pool, keys, scratch);
-    Partial parts[kTileRows];
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t position = task.position + row / s.group();
-      const int64_t from = std::clamp<int64_t>(s.first_key(position) - base, 0, kChunk);
-      const int64_t to = std::clamp<int64_t>(s.end_key(position, task.context) - base, from, kChunk);
-      parts[row] = weigh(scratch.scores.get() + row * kChunk, s.scale, from, to, keys.end - base,
-                         scratch.weights.get() + row * kChunk, scratch.values.get() + row * width);
-    }
-    sum_values(s, task, v_pool, keys, scratch);
+    const bool first = chunk == task.begin;  // it needs no merging
+    float* values = first ? scratch.total.get() : scratch.values.get();
+    Partial others[kTileRows], *parts = first ? totals : others;
+    for (int64_t row = 0; row < rows; ++row) parts[row].values = values + row * width;
+    score(s, task, queries, k_pool, v_pool, keys, scratch);
+    weigh_chunk(s, task, keys, scratch, parts);
+    sum_values(s, task, v_pool, keys, scratch, values);
+    if (first) continue;
     for (int64_t row = 0; row < rows; ++row) merge(totals[row], parts[row], width);
   }
 }
@@ -178,40 +175,6 @@ template <typename T>
 void finish(const Shape& s, int64_t row, int64_t head, const Partial& total, T* z) {
   T* out = z + (row * s.n_heads + head) * s.kv.d_head;
   for (int64_t i = 0; i < s.kv.d_head; ++i) store(out + i, total.values[i] / total.sum);
-}
-
-// What the rows of a step are, and whose.
-struct Step {
-  const int64_t* slots;  // [rows]
-  const int32_t *cu_seqlens, *contexts, *block_table;
-  int64_t rows, seqs;
-};
-
-// Cuts the rows of every sequence into tiles. A sequence with one tile is cut along its keys too,
-// so that a long context alone in a step keeps all threads busy.
-std::vector<Task> plan(const Shape& s, const Step& step, int64_t& partials) {
-  std::vector<Task> tasks;
-  const int64_t most = std::max<int64_t>(1, kTileRows / s.group());
-  for (int64_t seq = 0; seq < step.seqs; ++seq) {
-    const int64_t rows = step.cu_seqlens[seq + 1] - step.cu_seqlens[seq];
-    const int64_t context = step.contexts[seq];
-    for (int64_t done = 0; done < rows; done += most) {
-      const int64_t positions = std::min(most, rows - done);
-      const int64_t position = context - rows + done;
-      const int64_t begin = s.first_key(position) / kChunk;
-      const int64_t end = (s.end_key(position + positions - 1, context) + kChunk - 1) / kChunk;
-      const int64_t share = rows <= most ? 1 : end - begin;
-      for (int64_t g = 0; g < s.kv.n_kv_heads; ++g)
-        for (int64_t chunk = begin; chunk < end; chunk += share) {
-          const bool split = end - begin > share;
-          tasks.push_back({step.cu_seqlens[seq] + done, position, positions, g, context,
-                           step.block_table + seq * s.table_stride, chunk, chunk + share,
-                           split ? partials : -1});
-          if (split) partials += positions * s.group();
-        }
-    }
-  }
-  return tasks;
 }
 
 template <typename T>
@@ -230,8 +193,6 @@ int attend(const T* q, const T* k, const T* v, T* k_pool, T* v_pool, T* z, const
 #pragma omp for schedule(dynamic, 1)
     for (int64_t index = 0; index < static_cast<int64_t>(tasks.size()); ++index) {
       const Task& task = tasks[tasks.size() - 1 - index];  // long contexts first
-      for (int64_t row = 0; row < task.positions * group; ++row)
-        totals[row] = {kNothing, 0, scratch.total.get() + row * width};
       attend_chunks(s, task, q, k_pool, v_pool, scratch, totals);
       for (int64_t row = 0; row < task.positions * group; ++row) {
         if (task.partial < 0) {

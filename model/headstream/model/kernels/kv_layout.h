@@ -40,7 +40,8 @@ inline void put_lane(T* panel, int64_t lane, const T* from, int64_t count, int64
   constexpr int64_t kStep = kDepth<T>;
   T* to = panel + lane * kStep;
   const int64_t whole = count / kStep * kStep;
-  for (int64_t i = 0; i < whole; i += kStep) std::copy_n(from + i, kStep, to + i * kLanes);
+  for (int64_t i = 0; i < whole; i += kStep)
+    std::memcpy(to + i * kLanes, from + i, kStep * sizeof(T));  // one word: no call
   for (int64_t i = whole; i < depth; ++i)
     to[i / kStep * kStep * kLanes + i % kStep] = i < count ? from[i] : T{};
 }

@@ -56,33 +56,74 @@ inline float across(const typename Lanes<N>::Vector& lanes, F&& f) {
   }
 }
 
-// Turns a row's scores into weights; places outside [from, to) weigh nothing, as far as `used`.
-template <typename T>
-Partial weigh(float* scores, float scale, int64_t from, int64_t to, int64_t used, T* weights,
-              float* values) {
-  // Whole vectors from here to there; the lane a key is summed in does not depend on them.
-  const auto whole = [](int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; };
-  const int64_t begin = from / kLanes * kLanes, end = from < to ? whole(to) : begin;
-  if (begin < from) std::fill(scores + begin, scores + from, kNothing);
-  if (to < end) std::fill(scores + to, scores + end, kNothing);
-  if (0 < begin) std::fill(weights, weights + begin, T{});
-  if (end < whole(used)) std::fill(weights + end, weights + whole(used), T{});
-  Floats largest = kNothing - Floats{};
-  for (int64_t j = begin; j < end; j += kLanes) {
-    const Floats some = load_floats(scores + j);
-    largest = some > largest ? some : largest;
-  }
-  const float maximum = scale * across(largest, [](auto a, auto b) { return a > b ? a : b; });
-  Floats sums{};
-  for (int64_t j = begin; j < end; j += kLanes) {
-    alignas(64) float weight[kLanes];
+// The places of a row's scores that it sees, [from, to).
+struct Seen {
+  int64_t from, to;
+};
+
+// Lanes of the vector at `begin` that are seen keep their value, all others get `instead`.
+inline Floats only_seen(Floats values, int64_t begin, const Seen& seen, float instead) {
+  typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t))));
+  Places place{};
+  for (int i = 0; i < kLanes; ++i) place[i] = i;
+  const auto from = static_cast<int32_t>(seen.from - begin), to = static_cast<int32_t>(seen.to - begin);
+  return (place >= from) & (place < to) ? values : instead - Floats{};
+}
+
+inline Floats exp2_negative(Floats x) {
+  alignas(64) float values[kLanes];
+  store_floats(values, x);
 #pragma omp simd
-    for (int64_t i = 0; i < kLanes; ++i) weight[i] = exp2_negative(scores[j + i] * scale - maximum);
-    sums += load_floats(weight);
-    store_floats(weights + j, load_floats(weight));
+  for (int i = 0; i < kLanes; ++i) values[i] = exp2_negative(values[i]);
+  return load_floats(values);
+}
+
+// Turns the scores of N rows, `stride` apart, into weights; places a row does not see weigh nothing,
+// as far as `used`. Rows side by side, since one alone waits for itself.
+template <int N, typename T>
+void weigh(const float* scores, int64_t stride, float scale, const Seen* seen, int64_t used,
+           T* weights, Partial* parts) {
+  int64_t begin = seen[0].from, end = seen[0].to;
+  bool alike = true;
+  for (int n = 1; n < N; ++n) {
+    begin = std::min(begin, seen[n].from), end = std::max(end, seen[n].to);
+    alike = alike && seen[n].from == seen[0].from && seen[n].to == seen[0].to;
   }
-  const float sum = across(sums, [](auto a, auto b) { return a + b; });
-  return {sum == sum ? maximum : sum, sum, values};  // what is not a number must not be left out
+  begin = begin / kLanes * kLanes;
+  const int64_t last = (used + kLanes - 1) / kLanes * kLanes;
+  // Which vectors hold places that some row does not see.
+  const auto whole = [&](int64_t j) { return alike && j >= seen[0].from && j + kLanes <= seen[0].to; };
+  const auto load = [&](int n, int64_t j) { return load_floats(scores + n * stride + j); };
+  Floats largest[N], sums[N] = {};
+  for (int n = 0; n < N; ++n) largest[n] = kNothing - Floats{};
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const bool plain = whole(j);
+    for (int n = 0; n < N; ++n) {
+      const Floats some = plain ? load(n, j) : only_seen(load(n, j), j, seen[n], kNothing);
+      largest[n] = some > largest[n] ? some : largest[n];
+    }
+  }
+  float maxima[N];
+  for (int n = 0; n < N; ++n)
+    maxima[n] = scale * across(largest[n], [](auto a, auto b) { return a > b ? a : b; });
+  for (int64_t j = 0; j < begin; j += kLanes)
+    for (int n = 0; n < N; ++n) store_floats(weights + n * stride + j, Floats{});
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const bool plain = whole(j);
+    for (int n = 0; n < N; ++n) {
+      Floats weight = exp2_negative(load(n, j) * scale - maxima[n]);
+      if (!plain) weight = only_seen(weight, j, seen[n], 0);
+      sums[n] += weight;
+      store_floats(weights + n * stride + j, weight);
+    }
+  }
+  for (int64_t j = std::max(begin, (end + kLanes - 1) / kLanes * kLanes); j < last; j += kLanes)
+    for (int n = 0; n < N; ++n) store_floats(weights + n * stride + j, Floats{});
+  for (int n = 0; n < N; ++n) {
+    const float sum = across(sums[n], [](auto a, auto b) { return a + b; });
+    parts[n].maximum = sum == sum ? maxima[n] : sum;  // what is not a number must not be left out
+    parts[n].sum = sum;
+  }
 }
 
 }  // namespace headstream

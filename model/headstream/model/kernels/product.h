@@ -53,10 +53,20 @@ struct Plain {
   }
 };
 
+// Asks for the lines of N numbers that will be written: a store that misses waits for memory, and
+// all behind it.
+template <int N, typename Out>
+inline void fetch_to_write(Out* to) {
+  constexpr int64_t kLine = 64 / sizeof(Out);
+  for (int64_t i = 0; i < N; i += kLine) __builtin_prefetch(to + i, 1, 3);
+}
+
 template <typename Finish, typename T, typename W, typename Out, int R, int C>
 void multiply_tile(const Product& p, const T* x, const Group<T, W>& group, bool known,
                    Ahead<T, W> ahead, Out* y, int64_t column) {
   const int64_t steps = p.depth / kDepth<T>;
+  for (int r = 0; r < R; ++r)
+    fetch_to_write<C * kLanes / Finish::kShare>(y + r * p.y_stride);
   Floats sums[R][C] = {};
   for (int64_t begin = 0; begin < steps; begin += kSteps<T>) {
     Floats acc[R][C] = {};
