@@ -25,6 +25,9 @@ from headstream.v1 import embeddings_service_pb2 as pb
 Positions = tuple[tuple[int, ...], ...]
 """For each vector the positions of its rows, ascending."""
 
+_Read = Tokens | ServiceError
+"""The tokens of a text, or why there are none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -134,13 +137,10 @@ class ItemReader:
             return span_positions(
                 asked.field, tokens, asked.spans, self._options.unit, rule, prompt=asked.prompt
             )
-        is_text = isinstance(asked.parsed, TextInput)
-        first = self._prompt_tokens.get(asked.parsed.skip_special, 0) if is_text else 0
+        first = 0
+        if isinstance(asked.parsed, TextInput):
+            first = self._prompt_tokens.get(asked.parsed.skip_special, 0)
         return whole_positions(asked.field, tokens, rule, first=first)
-
-
-_Read = Tokens | ServiceError
-"""The tokens of a text, or why there are none."""
 
 
 def _is_whole_text(asked: _Asked) -> bool:
