@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
@@ -130,10 +130,7 @@ def cut_tokens(tokens: TokensT, limit: int) -> TokensT:
         return tokens
     suffix = tokens.suffix if tokens.suffix < limit else 0
     first, last = limit - suffix, len(tokens) - suffix
-    columns = {field.name: getattr(tokens, field.name) for field in fields(tokens)}
-    kept = {
-        name: column[:first] + column[last:]
-        for name, column in columns.items()
-        if isinstance(column, tuple)
-    }
+    names = [field.name for field in fields(tokens) if field.name != "suffix"]
+    columns: dict[str, Any] = {name: getattr(tokens, name) for name in names}
+    kept = {name: column[:first] + column[last:] for name, column in columns.items()}
     return replace(tokens, suffix=suffix, **kept)
