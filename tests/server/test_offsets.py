@@ -21,7 +21,7 @@ from headstream.model.loading.source import resolve
 from headstream.server.errors import InvalidRequest
 from headstream.server.offsets import TokenizedText
 from headstream.server.tokenizer import TextTokenizer
-from headstream.server.wire.spans import OffsetUnit, PoolRule, pool_positions
+from headstream.server.wire.spans import OffsetUnit, PoolRule, span_positions
 
 EXACT = [tiny_tokenizers.byte_level_tokenizer(), tiny_tokenizers.byte_fallback_tokenizer()]
 COMPATIBILITY = tiny_tokenizers.compatibility_tokenizer()
@@ -139,10 +139,10 @@ def check_unit(
     tokens: TokenizedText, unit: OffsetUnit, span: Range, expected: tuple[int, ...]
 ) -> None:
     if expected:
-        assert pool_positions("i", tokens, [span], unit, PoolRule("mean")) == (expected,)
+        assert span_positions("i", tokens, [span], unit, PoolRule("mean")) == (expected,)
     else:
         with pytest.raises(InvalidRequest, match="holds no token"):
-            pool_positions("i", tokens, [span], unit, PoolRule("mean"))
+            span_positions("i", tokens, [span], unit, PoolRule("mean"))
 
 
 def draw_span(data: st.DataObject, length: int) -> Range:
@@ -210,7 +210,7 @@ def test_a_letter_put_together_keeps_out_of_the_next() -> None:
 def test_words_that_minilm_rewrites(text: str, spans: list[Range], words: list[str]) -> None:
     """Every token of a word lies in the word's own text, and none is lost."""
     tokens = WORD_PIECE[1].encode(text)
-    pooled = pool_positions("i", tokens, spans, "char", PoolRule("mean"))
+    pooled = span_positions("i", tokens, spans, "char", PoolRule("mean"))
     for positions, word in zip(pooled, words, strict=True):
         alone = WORD_PIECE[1].encode(word, skip_special=True)
         assert [tokens.ids[position] for position in positions] == list(alone.ids)

@@ -55,6 +55,25 @@ def test_any_text_is_covered_and_chars_agree_with_bytes(library: Tokenizer, text
         assert len(touched) - (end - start) < 8, "at most the rest of two characters"
 
 
+@pytest.mark.parametrize("skip_special", [False, True])
+@pytest.mark.parametrize(
+    "library", [*EXACT, tiny_tokenizers.word_piece_tokenizer()], ids=[*IDS, "word_piece"]
+)
+def test_texts_read_together_are_those_read_alone(library: Tokenizer, skip_special: bool) -> None:
+    tokenizer = TextTokenizer(library)
+    together = tokenizer.read([*TEXTS, "", "[SEP] typed [SEP]"], skip_special=skip_special)
+    for text, tokens in zip([*TEXTS, "", "[SEP] typed [SEP]"], together, strict=True):
+        alone = tokenizer.encode(text, skip_special=skip_special)
+        assert list(tokens.ids) == library.encode(text, add_special_tokens=not skip_special).ids
+        assert (tokens.ids, tokens.special, tokens.suffix) == (
+            alone.ids,
+            alone.special,
+            alone.suffix,
+        )
+        behind = alone.byte_ranges[len(alone) - alone.suffix :]
+        assert all(start == end for start, end in behind), "what is put at the end is no text"
+
+
 def test_a_split_character_gives_its_whole_range_to_every_part() -> None:
     tokens = TextTokenizer(EXACT[1]).encode("a𐍈b", skip_special=True)
     assert tokens.surfaces[1:5] == (b"\xf0", b"\x90", b"\x8d", b"\x88")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 
 from headstream.server.embedder import Embedder
 from headstream.server.errors import InvalidRequest, SessionExpired
+from headstream.server.item_reader import Item
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.wire.fields import check_count
@@ -21,7 +22,7 @@ MAX_ITEMS = 1024
 
 
 class EmbedStream:
-    """A task reads the items, and one for each of them makes its answer.
+    """A task reads the items; others read those texts that come together, and answer each of them.
 
     An item has a place from its beginning until the connection has taken its answer. So both an
     engine that is busy and a caller who does not read stop the reading of items, and gRPC's flow
@@ -88,9 +89,14 @@ class EmbedStream:
         request: pb.EmbedStreamRequest | None = first
         while request is not None:
             self._check(request, is_first=request is first)
-            for item in request.items:
+            items = deque(request.items)
+            while items:
                 await self._places.acquire()
-                self._begin(item)
+                together = [items.popleft()]
+                while items and not self._places.locked():
+                    await self._places.acquire()
+                    together.append(items.popleft())
+                self._begin(together)
             request = await self._next_request(requests)
 
     def _check(self, request: pb.EmbedStreamRequest, *, is_first: bool) -> None:
@@ -121,23 +127,34 @@ class EmbedStream:
         finally:
             reading.cancel()
 
-    def _begin(self, item: pb.EmbedStreamItem) -> None:
-        self._open += 1
-        self._gauge.inc()
-        maker = asyncio.create_task(self._make(item))
-        self._makers.add(maker)
-        maker.add_done_callback(self._makers.discard)
+    def _begin(self, items: Sequence[pb.EmbedStreamItem]) -> None:
+        self._open += len(items)
+        self._gauge.inc(len(items))
+        self._start(self._prepare(items))
 
-    async def _make(self, item: pb.EmbedStreamItem) -> None:
-        """The life of one item."""
-        try:
-            result = await self._embedder.answer("item", item.item)
-            self._answers.append(pb.EmbedStreamAnswer(id=item.id, result=result))
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # raised again by whoever waits for answers
-            self._failure = error
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        maker = asyncio.create_task(work)
+        self._makers.add(maker)
+        maker.add_done_callback(self._ended)
+
+    def _ended(self, maker: asyncio.Task[None]) -> None:
+        self._makers.discard(maker)
+        if not maker.cancelled() and (error := maker.exception()) is not None:
+            self._failure = error  # raised again by whoever waits for answers
         self._news.set()
+
+    async def _prepare(self, items: Sequence[pb.EmbedStreamItem]) -> None:
+        """Items that begin at once are read together; from then on each lives alone."""
+        read = await self._embedder.read("item", [each.item for each in items])
+        for each, item in zip(items, read, strict=True):
+            if isinstance(item, pb.EmbedResult):
+                self._answers.append(pb.EmbedStreamAnswer(id=each.id, result=item))
+            else:
+                self._start(self._answer(each.id, item))
+
+    async def _answer(self, item_id: int, item: Item) -> None:
+        result = await self._embedder.answer(item)
+        self._answers.append(pb.EmbedStreamAnswer(id=item_id, result=result))
 
     def _leave(self, count: int) -> None:
         """So many items have been answered, or are given up."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import structlog
 
@@ -16,42 +15,22 @@ from headstream.server.engine.stream import WireTensor
 from headstream.server.errors import (
     EngineFault,
     EngineUnavailable,
-    InvalidRequest,
     ServiceError,
 )
+from headstream.server.item_reader import Item, ItemReader
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
-from headstream.server.offsets import TokenizedText
 from headstream.server.patches import make_edits
-from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.sequence_run import run_sequence
 from headstream.server.status import public_message
 from headstream.server.together import gather
-from headstream.server.wire.budget import check_message
 from headstream.server.wire.embed import VectorOptions
-from headstream.server.wire.inputs import (
-    ParsedInput,
-    TextInput,
-    check_length,
-    cut_tokens,
-    parse_input,
-)
 from headstream.server.wire.interventions import Change
-from headstream.server.wire.spans import parse_spans, pool_positions
 from headstream.server.wire.tensors import SCALE_BYTES
 from headstream.server.wire.vectors import finish_vectors
 from headstream.v1 import embeddings_service_pb2 as pb
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One text, ready to run."""
-
-    tokens: TokenizedText
-    positions: tuple[tuple[int, ...], ...]
-    single: bool  # one vector for the text, not one per span
-    truncated: bool
 
 
 class Embedder:
@@ -68,6 +47,7 @@ class Embedder:
         self._metrics = metrics
         self._options = options
         self._changes = changes
+        self._reader = ItemReader(model, options)
         self._edits: tuple[Edit, ...] = ()
 
     async def embed(
@@ -78,19 +58,18 @@ class Embedder:
         ``field``: the word for the inputs in errors. ``all_or_none``: the first error is raised.
         """
         with self._model.queue.enter(len(inputs)) as tickets:
-            prepared = await gather(
-                [self._prepare(f"{field}[{i}]", item) for i, item in enumerate(inputs)]
-            )
+            fields = [f"{field}[{i}]" for i in range(len(inputs))]
+            prepared = await self._reader.read(fields, inputs)
             for item in prepared if all_or_none else ():
-                if isinstance(item, InvalidRequest):
+                if isinstance(item, ServiceError):
                     raise item
             good = [
                 (ticket, item)
                 for ticket, item in zip(tickets, prepared, strict=True)
-                if isinstance(item, _Item)
+                if isinstance(item, Item)
             ]
             for ticket, item in zip(tickets, prepared, strict=True):
-                if not isinstance(item, _Item):
+                if not isinstance(item, Item):
                     ticket.give_up()
             self._model.queue.charge(
                 [ticket for ticket, _ in good], [len(item.tokens) for _, item in good]
@@ -98,7 +77,7 @@ class Embedder:
             await self.prepare([ticket for ticket, _ in good])
             vectors = iter(await gather([self._run(ticket, item) for ticket, item in good]))
             return [
-                next(vectors) if isinstance(item, _Item) else _to_error(item) for item in prepared
+                next(vectors) if isinstance(item, Item) else _to_error(item) for item in prepared
             ]
 
     async def prepare(self, own: Sequence[Ticket] = ()) -> None:
@@ -108,18 +87,20 @@ class Embedder:
         """
         self._edits = await make_edits(self._model, self._metrics, self._changes, own)
 
-    async def answer(self, field: str, message: pb.EmbedInput) -> pb.EmbedResult:
+    async def read(
+        self, field: str, messages: Sequence[pb.EmbedInput]
+    ) -> list[Item | pb.EmbedResult]:
+        """Items of many, ready to be answered, and the answers to the bad ones."""
+        items = await self._reader.read([field] * len(messages), messages)
+        return [item if isinstance(item, Item) else _to_error(item) for item in items]
+
+    async def answer(self, item: Item) -> pb.EmbedResult:
         """The result of one item of many, which waits for its place in the queue.
 
         Raises:
             EngineUnavailable: No item can be answered any more.
         """
-        num_bytes = max(1, len(message.spans)) * self._options.vector_bytes
         try:
-            check_message(num_bytes, self._model.limits, f"{field}.spans: their vectors")
-            item = await self._prepare(field, message)
-            if isinstance(item, InvalidRequest):
-                return _to_error(item)
             async with self._model.queue.wait(len(item.tokens)) as ticket:
                 return await self._run(ticket, item)
         except EngineUnavailable:
@@ -129,42 +110,7 @@ class Embedder:
                 log.exception("fault", request_id=current_call().request_id)
             return _to_error(error)
 
-    async def _prepare(self, field: str, message: pb.EmbedInput) -> _Item | InvalidRequest:
-        """The item, or why it cannot be embedded; the others do not suffer from it."""
-        options, limits = self._options, self._model.limits
-        try:
-            spans = parse_spans(f"{field}.spans", message.spans)
-            parsed = parse_input(f"{field}.input", message.input, limits, truncate=options.truncate)
-            prompt = options.prompt_of(parsed)
-            tokens = await tokenize(self._model, parsed, prompt)
-            kept = cut_tokens(tokens, limits.max_model_len) if options.truncate else tokens
-            check_length(f"{field}.input", len(kept), limits)
-            positions = pool_positions(
-                field,
-                kept,
-                spans,
-                options.unit,
-                options.pooling,
-                prompt=prompt,
-                first=await self._first_pooled(parsed, prompt),
-            )
-        except InvalidRequest as error:
-            return error
-        truncated = parsed.cut or len(kept) < len(tokens)
-        return _Item(kept, positions, single=not spans, truncated=truncated)
-
-    async def _first_pooled(self, parsed: ParsedInput, prompt: str) -> int:
-        """The position where pooling begins: behind the prompt, for models that leave it out.
-
-        Its tokens are those of the prompt alone, as sentence-transformers counts them: the last may
-        have merged with the text's first.
-        """
-        if not prompt or self._options.pool_prompt or not isinstance(parsed, TextInput):
-            return 0
-        alone = await tokenize(self._model, TextInput(prompt, parsed.skip_special))
-        return len(alone) - (alone.special[-1:] == (True,))
-
-    async def _run(self, ticket: Ticket, item: _Item) -> pb.EmbedResult:
+    async def _run(self, ticket: Ticket, item: Item) -> pb.EmbedResult:
         options = self._options
         pool = PoolSpec(layer=options.layer, kind=options.pooling.kind, spans=item.positions)
         pooled: WireTensor | None = None

@@ -12,17 +12,24 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenizedText:
+class Tokens:
     """The tokens of one text, as parallel tuples."""
 
     ids: tuple[int, ...]
-    surfaces: tuple[bytes, ...]
-    byte_ranges: tuple[Range, ...]
-    char_ranges: tuple[Range, ...]
     special: tuple[bool, ...]
+    suffix: int  # of the last ones, special and of no text: the tokenizer puts them at the end
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText(Tokens):
+    """The same, and where each of them lies in the text, which takes longer to find."""
+
+    surfaces: tuple[bytes, ...]
+    byte_ranges: tuple[Range, ...]
+    char_ranges: tuple[Range, ...]
 
 
 def char_starts(text: bytes) -> list[int]:

@@ -15,7 +15,7 @@ from headstream.server.engine.stream import Event, SequenceStream
 from headstream.server.errors import EngineFault, InvalidRequest, NoChatTemplate
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
-from headstream.server.offsets import TokenizedText
+from headstream.server.offsets import TokenizedText, Tokens
 from headstream.server.tokenizer import TextTokenizer
 from headstream.server.wire.inputs import ChatInput, IdsInput, ParsedInput
 
@@ -36,18 +36,35 @@ async def tokenize(model: LoadedModel, parsed: ParsedInput, prompt: str = "") ->
 
     ``prompt``: put before a text, and read as one with it.
     """
+    with _timed_tokenizing():
+        return await _tokenize(model, parsed, prompt)
+
+
+async def read_texts(
+    model: LoadedModel, texts: Sequence[str], *, skip_special: bool
+) -> list[Tokens]:
+    """The tokens of many texts whose places in them nobody asks for, in one thread."""
+    with _timed_tokenizing():
+        return await asyncio.to_thread(model.tokenizer.read, texts, skip_special=skip_special)
+
+
+@contextmanager
+def _timed_tokenizing() -> Generator[None]:
+    """The longest time counts."""
     started = time.perf_counter_ns()
-    if isinstance(parsed, IdsInput):
-        tokens = await asyncio.to_thread(model.tokenizer.describe, parsed.ids)
-    elif isinstance(parsed, ChatInput):
-        tokens = await asyncio.to_thread(_encode_chat, model.tokenizer, parsed)
-    else:
-        tokens = await asyncio.to_thread(
-            model.tokenizer.encode, prompt + parsed.text, skip_special=parsed.skip_special
-        )
+    yield
     call = current_call()
     call.tokenize_ns = max(call.tokenize_ns, time.perf_counter_ns() - started)
-    return tokens
+
+
+async def _tokenize(model: LoadedModel, parsed: ParsedInput, prompt: str) -> TokenizedText:
+    if isinstance(parsed, IdsInput):
+        return await asyncio.to_thread(model.tokenizer.describe, parsed.ids)
+    if isinstance(parsed, ChatInput):
+        return await asyncio.to_thread(_encode_chat, model.tokenizer, parsed)
+    return await asyncio.to_thread(
+        model.tokenizer.encode, prompt + parsed.text, skip_special=parsed.skip_special
+    )
 
 
 def _encode_chat(tokenizer: TextTokenizer, chat: ChatInput) -> TokenizedText:

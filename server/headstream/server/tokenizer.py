@@ -6,14 +6,15 @@ Everything here may take long on a large text, so services call it in a thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Self
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from headstream.server.chat import ChatTemplate
 from headstream.server.errors import EngineStartError
-from headstream.server.offsets import TokenizedText, align, char_ranges
+from headstream.server.offsets import TokenizedText, Tokens, align, char_ranges
 from headstream.server.surfaces import Surfaces
 
 FILE_NAME = "tokenizer.json"
@@ -54,18 +55,36 @@ class TextTokenizer:
         # encode_batch, for one text, because it lets other threads run meanwhile.
         [encoding] = self._tokenizer.encode_batch([text], add_special_tokens=not skip_special)
         added = [mask == 1 for mask in encoding.special_tokens_mask]
-        surfaces = tuple(self.surfaces[token_id] for token_id in encoding.ids)
+        tokens = self._tokens(encoding)
+        surfaces = tuple(self.surfaces[token_id] for token_id in tokens.ids)
         data = text.encode()
         byte_ranges = align(data, surfaces, encoding.offsets, added)
         return TokenizedText(
-            ids=tuple(encoding.ids),
+            ids=tokens.ids,
+            special=tokens.special,
+            suffix=tokens.suffix,
             surfaces=surfaces,
             byte_ranges=tuple(byte_ranges),
             char_ranges=tuple(char_ranges(data, byte_ranges)),
+        )
+
+    def read(self, texts: Sequence[str], *, skip_special: bool = False) -> list[Tokens]:
+        """The tokens of each text, without their places in it: a third of the work."""
+        encodings = self._tokenizer.encode_batch_fast(
+            list(texts), add_special_tokens=not skip_special
+        )
+        return [self._tokens(encoding) for encoding in encodings]
+
+    def _tokens(self, encoding: Encoding) -> Tokens:
+        ids, added = encoding.ids, encoding.special_tokens_mask
+        control_ids = self.surfaces.control_ids
+        return Tokens(
+            ids=tuple(ids),
             special=tuple(
-                is_added or token_id in self.surfaces.control_ids
-                for token_id, is_added in zip(encoding.ids, added, strict=True)
+                is_added == 1 or token_id in control_ids
+                for token_id, is_added in zip(ids, added, strict=True)
             ),
+            suffix=_count_at_end(added),
         )
 
     def describe(self, ids: Sequence[int]) -> TokenizedText:
@@ -83,12 +102,18 @@ class TextTokenizer:
             byte_ranges.append((start, end))
         return TokenizedText(
             ids=tuple(ids),
+            special=special,
+            suffix=_count_at_end(special),
             surfaces=surfaces,
             byte_ranges=tuple(byte_ranges),
             char_ranges=tuple(char_ranges(b"".join(parts), byte_ranges)),
-            special=special,
         )
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of tokens; bytes that form no character become U+FFFD."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+
+def _count_at_end(marks: Sequence[int]) -> int:
+    """How many of the last ones are set."""
+    return sum(1 for _ in takewhile(bool, reversed(marks)))

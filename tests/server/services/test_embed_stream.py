@@ -12,6 +12,7 @@ import grpc.aio
 import numpy as np
 import pytest
 import pytest_asyncio
+from tokenizers import Tokenizer
 
 import front_fakes
 from front_calls import count, exchange, explain, settled, until
@@ -93,6 +94,28 @@ async def test_the_vectors_are_those_of_embed(running: Running, size: int) -> No
         request = pb.EmbedRequest(inputs=inputs, options=options)
         assert answers[7 * i] == (await stub(running).Embed(request)).results[0]
     assert nothing_is_held(running)
+
+
+async def test_texts_of_all_kinds_in_one_message(running: Running, checkpoint: Path) -> None:
+    """Whole texts are read together, the others alone; each is what the library makes of it."""
+    library = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    items = [item(i, f"{'fish ' * i}{i}") for i in range(8)]
+    for i in (1, 4):
+        items[i].item.input.skip_special_tokens = True
+    for i in (2, 4, 6):
+        items[i].item.spans.add(start=0, end=4)
+    items[3].item.input.token_ids.ids.extend([7, 5, 7])
+    answers = await answers_of(begin(running, messages(items, 8)))
+    assert all(answer.HasField("embedding") for answer in answers.values())
+    expected = [
+        library.encode(each.item.input.text, add_special_tokens=i not in (1, 4)).ids
+        for i, each in enumerate(items)
+    ]
+    expected[3] = [7, 5, 7]
+    assert sorted(list(job.token_ids) for job in running.handle.jobs) == sorted(expected)
+    for i, answer in answers.items():
+        assert answer.embedding.num_tokens == len(expected[i])
+        assert list(answer.embedding.vectors.shape) == [1] * (i in (2, 4, 6)) + [D_MODEL]
 
 
 async def test_the_fingerprint_comes_once(running: Running) -> None:

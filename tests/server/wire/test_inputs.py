@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 import front_values
 import tiny_tokenizers
 from headstream.server.errors import InvalidRequest
+from headstream.server.offsets import Tokens
 from headstream.server.tokenizer import TextTokenizer
 from headstream.server.wire.inputs import (
     IdsInput,
@@ -67,6 +68,10 @@ def test_tokens_are_cut_as_the_tokenizer_itself_does(
 ) -> None:
     limit = marks + room
     library = make()
-    kept = cut_tokens(TextTokenizer(library).encode(text), limit)
+    tokenizer = TextTokenizer(library)
+    kept = cut_tokens(tokenizer.encode(text), limit)
+    [bare] = tokenizer.read([text])
     library.enable_truncation(limit)
     assert list(kept.ids) == library.encode(text).ids
+    assert len(kept.surfaces) == len(kept.byte_ranges) == len(kept.char_ranges) == len(kept)
+    assert cut_tokens(bare, limit) == Tokens(kept.ids, kept.special, kept.suffix)

@@ -7,11 +7,18 @@ from headstream.model.outputs import PoolKind
 from headstream.server.errors import InvalidRequest
 from headstream.server.offsets import TokenizedText
 from headstream.server.tokenizer import TextTokenizer
-from headstream.server.wire.spans import OffsetUnit, PoolRule, parse_spans, pool_positions
+from headstream.server.wire.spans import (
+    OffsetUnit,
+    PoolRule,
+    parse_spans,
+    span_positions,
+    whole_positions,
+)
 from headstream.v1 import embeddings_service_pb2 as pb
 
 TOKENS = TokenizedText(  # <bos> | né | e | 日(two parts) | x
     ids=(0, 1, 2, 3, 4, 5),
+    suffix=0,
     surfaces=(b"<bos>", "né".encode(), b"e", b"\xe6", b"\x97\xa5", b"x"),
     byte_ranges=((0, 0), (0, 3), (3, 4), (4, 5), (5, 7), (7, 8)),
     char_ranges=((0, 0), (0, 2), (2, 3), (3, 4), (3, 4), (4, 5)),
@@ -22,7 +29,7 @@ TOKENS = TokenizedText(  # <bos> | né | e | 日(two parts) | x
 def positions(
     spans: list[tuple[int, int]], unit: OffsetUnit = "byte", kind: PoolKind = "mean"
 ) -> tuple[tuple[int, ...], ...]:
-    return pool_positions("inputs[0]", TOKENS, spans, unit, PoolRule(kind))
+    return span_positions("inputs[0]", TOKENS, spans, unit, PoolRule(kind))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +56,9 @@ def test_kinds() -> None:
 
 
 def test_the_whole_text() -> None:
-    assert positions([]) == ((1, 2, 3, 4, 5),)
-    assert positions([], kind="cls") == ((0,),)
-    assert positions([], kind="last") == ((5,),)
+    assert whole_positions("inputs[0]", TOKENS, PoolRule("mean")) == ((1, 2, 3, 4, 5),)
+    assert whole_positions("inputs[0]", TOKENS, PoolRule("cls")) == ((0,),)
+    assert whole_positions("inputs[0]", TOKENS, PoolRule("last")) == ((5,),)
 
 
 def test_a_span_without_a_token_is_named() -> None:
@@ -70,15 +77,15 @@ def test_only_special_tokens_is_an_error_for_a_mean() -> None:
     tokenizer = TextTokenizer(tiny_tokenizers.byte_level_tokenizer())
     only = tokenizer.describe([0])
     with pytest.raises(InvalidRequest, match="special"):
-        pool_positions("inputs[0]", only, [], "byte", PoolRule("mean"))
-    assert pool_positions("inputs[0]", only, [], "byte", PoolRule("last")) == ((0,),)
-    assert pool_positions("inputs[0]", only, [], "byte", PoolRule("mean", special=True)) == ((0,),)
+        whole_positions("inputs[0]", only, PoolRule("mean"))
+    assert whole_positions("inputs[0]", only, PoolRule("last")) == ((0,),)
+    assert whole_positions("inputs[0]", only, PoolRule("mean", special=True)) == ((0,),)
 
 
 def test_special_tokens_are_pooled_where_the_model_does_so() -> None:
     rule = PoolRule("mean", special=True)
-    assert pool_positions("inputs[0]", TOKENS, [], "byte", rule) == ((0, 1, 2, 3, 4, 5),)
-    assert pool_positions("inputs[0]", TOKENS, [(0, 4)], "byte", rule) == ((1, 2),), "not in spans"
+    assert whole_positions("inputs[0]", TOKENS, rule) == ((0, 1, 2, 3, 4, 5),)
+    assert span_positions("inputs[0]", TOKENS, [(0, 4)], "byte", rule) == ((1, 2),), "not in spans"
 
 
 @pytest.mark.parametrize(("unit", "span"), [("byte", (0, 3)), ("char", (0, 1))])
@@ -86,7 +93,7 @@ def test_spans_are_counted_from_the_end_of_the_prompt(
     unit: OffsetUnit, span: tuple[int, int]
 ) -> None:
     """The prompt is "née": four bytes, three characters."""
-    found = pool_positions(
+    found = span_positions(
         "inputs[0]", TOKENS, [span, (0, 99)], unit, PoolRule("mean"), prompt="née"
     )
     assert found == ((3, 4), (3, 4, 5))
@@ -95,7 +102,7 @@ def test_spans_are_counted_from_the_end_of_the_prompt(
 def test_pooling_begins_behind_the_prompt_where_the_model_wants_it() -> None:
     def pooled(kind: PoolKind, first: int) -> tuple[int, ...]:
         rule = PoolRule(kind, special=True)
-        return pool_positions("inputs[0]", TOKENS, [], "byte", rule, prompt="née", first=first)[0]
+        return whole_positions("inputs[0]", TOKENS, rule, first=first)[0]
 
     assert pooled("mean", 3) == (3, 4, 5)
     assert pooled("cls", 3) == (3,)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -37,9 +35,8 @@ class Frames:
 
     def pooled(self, spec: PoolSpec, first: int, pool_rows: list[Tensor]) -> Frame:
         """The vectors asked for, float32 [spans, d], of rows from the position ``first`` on."""
-        rows = torch.cat(pool_rows)  # [prompt - first, d]
-        spans = tuple(tuple(position - first for position in span) for span in spec.spans)
-        return self.add(pooling.pool(rows, replace(spec, spans=spans)))
+        rows = pool_rows[0] if len(pool_rows) == 1 else torch.cat(pool_rows)  # [prompt - first, d]
+        return self.add(pooling.pool(rows, spec, first))
 
     def token(self, index: int, row: RowResult) -> Token:
         """A generated token with the logits asked for."""

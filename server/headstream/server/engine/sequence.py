@@ -275,7 +275,7 @@ def _first_pooled(outputs: Outputs, num_prompt: int) -> int:
     """The first position whose row is pooled, or ``num_prompt``."""
     if outputs.pool is None:
         return num_prompt
-    return min((position for span in outputs.pool.spans for position in span), default=0)
+    return min((span[0] for span in outputs.pool.spans), default=0)
 
 
 def _first_seen(look: Look, num_prompt: int) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from headstream.server.errors import InvalidRequest
 from headstream.server.limits import Limits
-from headstream.server.offsets import TokenizedText
+from headstream.server.offsets import Tokens
 from headstream.server.wire.fields import check_count, check_int, check_token_ids
 from headstream.v1 import types_pb2
 
@@ -42,6 +43,8 @@ class ChatInput:
 
 
 ParsedInput = TextInput | IdsInput | ChatInput
+
+TokensT = TypeVar("TokensT", bound=Tokens)
 
 
 def parse_input(
@@ -121,25 +124,13 @@ def check_length(field: str, num_tokens: int, limits: Limits, *, new_tokens: int
     raise InvalidRequest(field, f"has {num_tokens} tokens; the model takes {limit}")
 
 
-def cut_tokens(tokens: TokenizedText, limit: int) -> TokenizedText:
+def cut_tokens(tokens: TokensT, limit: int) -> TokensT:
     """The first tokens, and behind them the special ones that the tokenizer puts at the end."""
     if len(tokens) <= limit:
         return tokens
-    tail = len(tokens)
-    while tail > 0 and tokens.special[tail - 1] and _is_empty(tokens.byte_ranges[tail - 1]):
-        tail -= 1
-    suffix = len(tokens) - tail
-    if suffix >= limit:
-        suffix = 0
-    keep = [*range(limit - suffix), *range(len(tokens) - suffix, len(tokens))]
-    return TokenizedText(
-        ids=tuple(tokens.ids[i] for i in keep),
-        surfaces=tuple(tokens.surfaces[i] for i in keep),
-        byte_ranges=tuple(tokens.byte_ranges[i] for i in keep),
-        char_ranges=tuple(tokens.char_ranges[i] for i in keep),
-        special=tuple(tokens.special[i] for i in keep),
-    )
-
-
-def _is_empty(span: tuple[int, int]) -> bool:
-    return span[0] == span[1]
+    suffix = tokens.suffix if tokens.suffix < limit else 0
+    first, last = limit - suffix, len(tokens) - suffix
+    names = [field.name for field in fields(tokens) if field.name != "suffix"]
+    columns: dict[str, Any] = {name: getattr(tokens, name) for name in names}
+    kept = {name: column[:first] + column[last:] for name, column in columns.items()}
+    return replace(tokens, suffix=suffix, **kept)

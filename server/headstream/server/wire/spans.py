@@ -8,7 +8,7 @@ from typing import Literal
 
 from headstream.model.outputs import PoolKind
 from headstream.server.errors import InvalidRequest
-from headstream.server.offsets import Range, TokenizedText
+from headstream.server.offsets import Range, TokenizedText, Tokens
 from headstream.v1 import embeddings_service_pb2 as pb
 
 OffsetUnit = Literal["byte", "char"]
@@ -30,7 +30,7 @@ def parse_spans(field: str, spans: Sequence[pb.Span]) -> tuple[Range, ...]:
     return tuple((span.start, span.end) for span in spans)
 
 
-def pool_positions(
+def span_positions(
     field: str,
     tokens: TokenizedText,
     spans: Sequence[Range],
@@ -38,21 +38,13 @@ def pool_positions(
     rule: PoolRule,
     *,
     prompt: str = "",
-    first: int = 0,
 ) -> tuple[tuple[int, ...], ...]:
-    """For each vector the positions of its rows, ascending.
+    """For the vector of each span the positions of its rows, ascending.
 
     A span has every token whose range overlaps it; special ones never do. Last and cls take the one
-    row they name. Without spans there is one vector, for the whole text from the position ``first``
-    on. Spans are counted from the end of the ``prompt``, which the tokens read before the text.
+    row they name. Spans are counted from the end of the ``prompt``, which the tokens read before
+    the text.
     """
-    if not spans:
-        whole = _choose(tokens, range(first, len(tokens)), rule)
-        if not whole:
-            raise InvalidRequest(
-                field, "no token is left to pool: all are special, or of the prompt"
-            )
-        return (whole,)
     ranges = tokens.byte_ranges if unit == "byte" else tokens.char_ranges
     before = len(prompt.encode() if unit == "byte" else prompt)
     found: list[tuple[int, ...]] = []
@@ -68,7 +60,17 @@ def pool_positions(
     return tuple(found)
 
 
-def _choose(tokens: TokenizedText, covered: Sequence[int], rule: PoolRule) -> tuple[int, ...]:
+def whole_positions(
+    field: str, tokens: Tokens, rule: PoolRule, *, first: int = 0
+) -> tuple[tuple[int, ...]]:
+    """The positions of the rows of the one vector of a text, from the position ``first`` on."""
+    whole = _choose(tokens, range(first, len(tokens)), rule)
+    if not whole:
+        raise InvalidRequest(field, "no token is left to pool: all are special, or of the prompt")
+    return (whole,)
+
+
+def _choose(tokens: Tokens, covered: Sequence[int], rule: PoolRule) -> tuple[int, ...]:
     if rule.kind == "last":
         return tuple(covered[-1:])
     if rule.kind == "cls":
