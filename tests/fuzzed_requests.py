@@ -3,55 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 
-from headstream.v1 import (
-    embeddings_service_pb2,
-    internals_service_pb2,
-    logits_service_pb2,
-    model_service_pb2,
-    tokenizer_service_pb2,
-    types_pb2,
-)
+from good_calls import good_calls
+from served_methods import METHODS
 
 DECODER, ENCODER = "tiny", "encoder"
-SERVICES = [
-    service
-    for module in (
-        logits_service_pb2,
-        embeddings_service_pb2,
-        internals_service_pb2,
-        tokenizer_service_pb2,
-        model_service_pb2,
-    )
-    for service in module.DESCRIPTOR.services_by_name.values()
-]
-METHODS: dict[str, MethodDescriptor] = {
-    f"{service.name}/{method.name}": method for service in SERVICES for method in service.methods
+ALWAYS = {
+    *("prompt", "input", "inputs", "items", "item", "text", "move", "content", "ids"),
+    *("InferInputTensor.name", "datatype", "shape", "raw_input_contents", "parameter_choice"),
+    *("documents", "Document.id", "query", "any_of", "Condition.key"),
 }
-ALWAYS = {"prompt", "input", "inputs", "items", "item", "text", "move", "content", "ids"}
 """Fields without which a request is refused before it is looked at."""
 
 _FIELD = FieldDescriptor
-_BITS = {_FIELD.TYPE_UINT32: 32, _FIELD.TYPE_UINT64: 64}
+_UNSIGNED = {_FIELD.TYPE_UINT32: 32, _FIELD.TYPE_UINT64: 64}
+_SIGNED = {_FIELD.TYPE_SINT32: 32, _FIELD.TYPE_INT32: 32, _FIELD.TYPE_INT64: 64}
 _small = st.integers(0, 3)
 _text = st.one_of(
     st.sampled_from(["", "The chicken didn't cross the road", "日本語 שלום", "\x00", "a" * 300]),
     st.text(max_size=30),
 )
+_model = st.sampled_from([*[""] * 4, *[DECODER] * 4, *[ENCODER] * 3, "nobody"])
+_id = st.integers(0, 430)
+_key = st.sampled_from(["lang", "kind", "_a.b-c", "1x", ""])
+_document = st.one_of(
+    *[st.integers(0, 99).map(str)] * 4, st.sampled_from(["a", "b", "d'; DROP", "é" * 200])
+)
 _LIKELY: dict[str, st.SearchStrategy[Any]] = {
-    "model": st.sampled_from([*[""] * 4, *[DECODER] * 4, *[ENCODER] * 3, "nobody"]),
+    "model": _model,
+    "model_name": _model,
+    "model_version": st.sampled_from(["", "", "", "1", "2"]),
     "text": _text,
     "content": _text,
-    "ids": st.integers(0, 430),
-    "token_ids": st.integers(0, 430),
-    "generated_token_ids": st.integers(0, 430),
-    "allowed_token_ids": st.integers(0, 430),
+    "ids": _id,
+    "token_ids": _id,
+    "generated_token_ids": _id,
+    "allowed_token_ids": _id,
     "strings": st.text(max_size=3),
     "site": st.sampled_from(["resid_pre", "resid_post", "mlp_out", "head_out", "embed", "nowhere"]),
     "name": st.sampled_from(["resid_pre", "resid_post", "ln_final", "pattern", "nowhere"]),
@@ -60,6 +54,29 @@ _LIKELY: dict[str, st.SearchStrategy[Any]] = {
     "lark": st.sampled_from(['start: "a"', "start: start", "start:", "x: /a/"]),
     "vector": st.sampled_from([b"", b"\0" * 256, b"\0\0\xc0\x7f" * 64, b"123"]),
     "role": st.sampled_from(["user", "assistant", "system", ""]),
+    # The Open Inference Protocol
+    "InferInputTensor.name": st.sampled_from(["text", "text", "input_ids", "images"]),
+    "InferRequestedOutputTensor.name": st.sampled_from(
+        ["embedding", "logits", "logits_ids", "token_ids", "text", "all"]
+    ),
+    "datatype": st.sampled_from(["BYTES", "BYTES", "BYTES", "INT64", "INT32", "FP32"]),
+    "shape": st.sampled_from([1, 1, 1, 2, 3, -1, 0, 2**40]),
+    "raw_input_contents": st.sampled_from([b"\x03\0\0\0cat", b"\5" + b"\0" * 7, b"\xff" * 8, b""]),
+    "bytes_contents": st.sampled_from([b"cat", b"", b"\xff"]),
+    "ParametersEntry.key": st.sampled_from(
+        [
+            *("pooling", "layer", "normalize", "dimensions", "truncate", "prompt_name", "top_k"),
+            *("max_new_tokens", "temperature", "seed", "skip_special_tokens", "no_such"),
+        ]
+    ),
+    "string_param": st.sampled_from(["mean", "last", "cls", "query", ""]),
+    # The lookup service
+    "Document.id": _document,
+    "document_ids": _document,
+    "DeleteDocumentsRequest.ids": _document,
+    "MetadataEntry.key": _key,
+    "Condition.key": _key,
+    "any_of": st.sampled_from(["en", "'", "%", ""]),
 }
 
 
@@ -67,22 +84,29 @@ def field(of: FieldDescriptor) -> st.SearchStrategy[Any]:
     """One value of a field: mostly a likely one, sometimes any that its type allows."""
     if of.message_type is not None:
         return message(of.message_type)
-    likely = _LIKELY.get(of.name, _small)
+    likely = _LIKELY.get(_qualified(of), _LIKELY.get(of.name))
     match of.type:
         case _FIELD.TYPE_STRING:
-            return st.one_of(_LIKELY.get(of.name, _text), _text)
+            return st.one_of(_text if likely is None else likely, _text)
         case _FIELD.TYPE_BYTES:
-            return st.one_of(_LIKELY.get(of.name, st.just(b"")), st.binary(max_size=40))
+            return st.one_of(st.just(b"") if likely is None else likely, st.binary(max_size=40))
         case _FIELD.TYPE_BOOL:
             return st.booleans()
         case _FIELD.TYPE_FLOAT | _FIELD.TYPE_DOUBLE:
             return st.one_of(*[st.floats(0, 1, width=32)] * 4, st.floats(width=32))
-        case _FIELD.TYPE_SINT32:
-            return st.one_of(*[st.integers(-3, 3)] * 4, st.integers(-(2**31), 2**31 - 1))
         case _FIELD.TYPE_ENUM:
             return st.one_of(*[st.integers(0, 2)] * 4, st.integers(0, 7))
+        case kind if kind in _SIGNED:
+            most = 2 ** (_SIGNED[kind] - 1)
+            usual = st.integers(-3, 3) if likely is None else likely
+            return st.one_of(*[usual] * 4, st.integers(-most, most - 1))
         case kind:
-            return st.one_of(*[likely] * 6, st.integers(0, 2 ** _BITS[kind] - 1))
+            usual = _small if likely is None else likely
+            return st.one_of(*[usual] * 6, st.integers(0, 2 ** _UNSIGNED[kind] - 1))
+
+
+def _qualified(of: FieldDescriptor) -> str:
+    return f"{of.containing_type.name}.{of.name}"
 
 
 @st.composite
@@ -98,7 +122,7 @@ def message(draw: st.DrawFn, of: Descriptor) -> Message:
         group = each.containing_oneof
         if group is not None and group.name in chosen and chosen[group.name] is not each:
             continue
-        names = {each.name} if group is None else {each.name, group.name}
+        names = {each.name, _qualified(each)} | ({group.name} if group is not None else set())
         if not draw(st.integers(0, 9)) < (9 if names & ALWAYS else 3):
             continue
         _fill(draw, made, each)
@@ -109,7 +133,12 @@ def _fill(draw: st.DrawFn, made: Any, each: FieldDescriptor) -> None:
     place = getattr(made, each.name)
     if each.message_type is not None and each.message_type.GetOptions().map_entry:
         key, value = each.message_type.fields
-        place.update(draw(st.dictionaries(field(key), field(value), max_size=2)))
+        entries = draw(st.dictionaries(field(key), field(value), max_size=2))
+        if value.message_type is None:
+            place.update(entries)
+        else:
+            for name, entry in entries.items():
+                place[name].CopyFrom(entry)
     elif each.is_repeated:
         place.extend(draw(st.lists(field(each), min_size=1, max_size=3)))
     elif each.message_type is not None:
@@ -118,41 +147,10 @@ def _fill(draw: st.DrawFn, made: Any, each: FieldDescriptor) -> None:
         setattr(made, each.name, draw(field(each)))
 
 
-def good(method: str) -> list[Any]:
-    """Messages of a call that gets its answer."""
-    text = types_pb2.Input(text="The chicken didn't cross the road")
-    request: Any = GetMessageClass(METHODS[method].input_type)()
-    match method:
-        case "LogitsService/Decode":
-            pb = logits_service_pb2
-            return [
-                pb.DecodeRequest(id=1, open=pb.DecodeOpen(prompt=text)),
-                pb.DecodeRequest(id=2, append=pb.DecodeAppend(token_ids=[5, 6])),
-                pb.DecodeRequest(id=3, fork=pb.DecodeFork(branch=0)),
-                pb.DecodeRequest(id=4, rollback=pb.DecodeRollback(branch=0, length=3)),
-            ]
-        case "LogitsService/Generate":
-            request.prompt.CopyFrom(text)
-            request.stop.max_new_tokens = 4
-            request.logits.mode = logits_service_pb2.LOGITS_MODE_FULL
-        case "EmbeddingsService/Embed":
-            request.inputs.add().input.CopyFrom(text)
-        case "EmbeddingsService/EmbedStream":
-            request.items.add(id=3).item.input.CopyFrom(text)
-        case "LogitsService/Score":
-            request.inputs.append(text)
-        case "InternalsService/Trace":
-            request.input.CopyFrom(text)
-            request.sites.add(name="resid_post", layers=[1])
-        case "TokenizerService/Tokenize":
-            request.text = text.text
-        case "TokenizerService/Detokenize":
-            request.ids.extend([5, 6, 7])
-        case "ModelService/ListModels" | "ModelService/GetModel":
-            pass
-        case _:
-            request.input.CopyFrom(text)
-    return [request]
+@cache
+def serialized(method: str) -> list[list[bytes]]:
+    """The good calls of a method."""
+    return [[each.SerializeToString() for each in call] for call in good_calls(method)]
 
 
 @st.composite
@@ -181,7 +179,7 @@ def made_calls(method: str) -> st.SearchStrategy[list[bytes]]:
     each = message(METHODS[method].input_type).map(lambda made: made.SerializeToString())
     if not METHODS[method].client_streaming:
         return each.map(lambda data: [data])
-    opening = st.just(good(method)[0].SerializeToString())
+    opening = st.just(serialized(method)[0][0])
     return st.one_of(
         st.lists(each, max_size=4),
         st.tuples(opening, each, each).map(list),
@@ -191,7 +189,7 @@ def made_calls(method: str) -> st.SearchStrategy[list[bytes]]:
 @st.composite
 def damaged_calls(draw: st.DrawFn, method: str) -> list[bytes]:
     """The messages of a good call, one of them damaged."""
-    messages = [each.SerializeToString() for each in good(method)]
+    messages = [*draw(st.sampled_from(serialized(method)))]
     at = draw(st.integers(0, len(messages) - 1))
     messages[at] = draw(damaged(messages[at]))
     return messages
