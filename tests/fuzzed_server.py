@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-from hypothesis import strategies as st
 
-from fuzzed_calls import DEADLINE, Fuzzed, asked_beside
-from fuzzed_requests import DECODER, ENCODER, replies_of
+from fuzzed_calls import DEADLINE, Fuzzed, Metadata, asked_beside
+from fuzzed_requests import replies_of
+from fuzzed_values import DECODER, ENCODER
 from good_calls import good
 from served_methods import SERVER, path
 from server_process import Server, running_server
@@ -63,8 +64,8 @@ def fuzzed_server(
     checkpoints: list[Path],
     home: Path,
     *flags: str,
-    metadata: st.SearchStrategy[Any] = st.just([]),  # noqa: B008 - strategies are values
-    good_metadata: list[tuple[str, str]] | None = None,
+    metadata: Callable[[random.Random], Metadata] = lambda _: [],
+    good_metadata: Metadata | None = None,
 ) -> Generator[FuzzedServer]:
     """Judged once more at its end: the same processes, nothing held, no fault in the log."""
     decoder, encoder = checkpoints

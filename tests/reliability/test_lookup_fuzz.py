@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fuzzed_calls import DEADLINE, Fuzzed, asked_beside
-from fuzzed_requests import ENCODER
 from fuzzed_server import no_fault_is_logged
+from fuzzed_values import ENCODER
 from headstream.v1 import lookup_service_pb2 as pb
 from lookup_process import Lookup, running_lookup
 from outcome import Table
