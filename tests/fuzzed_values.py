@@ -39,7 +39,7 @@ _LIKELY: dict[str, list[Any]] = {
     # The Open Inference Protocol
     "InferInputTensor.name": ["text", "text", "input_ids", "images"],
     "InferRequestedOutputTensor.name": [
-        *("embedding", "logits", "logits_ids", "token_ids", "text", "all"),
+        *("embedding", "logits", "logits_ids", "token_ids", "text", "prompt_logits"),
     ],
     "datatype": ["BYTES", "BYTES", "BYTES", "INT64", "INT32", "FP32"],
     "shape": [1, 1, 1, 2, 3, -1, 0, 2**40],

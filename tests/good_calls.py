@@ -71,7 +71,7 @@ def _session() -> list[Any]:
 
 def _inference(method: str) -> list[list[Any]]:
     texts = inference.of_texts([TEXT, "So long"], ["embedding", "token_ids"], pooling="mean")
-    ids = inference.of_ids([[5, 6, 7]], ["logits", "logits_ids"], raw=False, top_k=3)
+    ids = inference.of_ids([[5, 6, 7]], ["prompt_logits", "logits_ids"], raw=False, top_k=3)
     continued = inference.of_texts([TEXT], max_new_tokens=4, temperature=0.5, seed=1)
     match method:
         case "GRPCInferenceService/ModelInfer":
