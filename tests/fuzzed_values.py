@@ -62,7 +62,7 @@ _LIKELY: dict[str, list[Any]] = {
 
 def qualified(field: FieldDescriptor) -> str:
     """With the name of its message."""
-    return f"{field.containing_type.name}.{field.name}"
+    return ".".join(field.full_name.split(".")[-2:])
 
 
 def value(rng: random.Random, field: FieldDescriptor) -> Any:
