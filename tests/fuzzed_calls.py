@@ -157,7 +157,9 @@ def asked_beside(ask: Callable[[], object]) -> Generator[list[bool]]:
 
 def _judge_reply(reply: Any, messages: list[bytes]) -> None:
     """Errors of single texts, or of single requests of a stream, keep to the same rules."""
-    _check_text(getattr(reply, "error_message", ""), messages)
+    told = getattr(reply, "error_message", "")
+    assert "internal error" not in told, [each.hex() for each in messages]
+    _check_text(told, messages)
     answers = getattr(reply, "answers", [])
     for result in [*getattr(reply, "results", []), *(answer.result for answer in answers)]:
         if result.HasField("error"):
