@@ -42,8 +42,6 @@ class Cluster:
             "PYTHONPATH": os.pathsep.join([*filter(None, folders), str(TESTS)]),
             "RAY_raylet_start_wait_time_s": "180",  # on a busy machine
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            # Replicas are slower to leave by default (30 s).
-            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         }

@@ -5,13 +5,10 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 import grpc
 import psutil
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from broken_frames import (
     DATA,
@@ -26,19 +23,12 @@ from broken_frames import (
     headers,
     say,
 )
-from fuzzed_requests import DECODER, METHODS, damaged_calls, good, made_calls
-from fuzzed_server import (
-    CROWD,
-    DEADLINE,
-    FLAGS,
-    INTERNAL_TEXT,
-    Fuzzed,
-    all_are_counted,
-    fuzzed_server,
-    good_answers,
-    good_requests,
-)
+from fuzzed_calls import DEADLINE, INTERNAL_TEXT, Fuzzed, Metadata
+from fuzzed_requests import serialized
+from fuzzed_server import FLAGS, all_are_counted, fuzzed_server, good_answers, good_requests
+from fuzzed_values import DECODER
 from outcome import Table
+from served_methods import SERVER, path
 from server_process import Server, running_server, save_tiny_model
 from tiny_models import save_tiny
 from tiny_tokenizers import word_piece_tokenizer
@@ -55,44 +45,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [save_tiny_model(tmp_path_factory.mktemp("decoder")), encoder]
 
 
-def fuzz(fuzzed: Fuzzed, method: str, calls: st.SearchStrategy[list[bytes]], count: int) -> None:
-    """So many calls of a method, at least."""
-    before = fuzzed.sent
-
-    @given(st.lists(st.tuples(calls, fuzzed.metadata), min_size=CROWD, max_size=CROWD))
-    @settings(
-        max_examples=-(-count // CROWD),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType] - by metaclass
-    )
-    def send(crowd: list[tuple[list[bytes], Any]]) -> None:
-        fuzzed.send_all(method, crowd)
-
-    send()
-    assert fuzzed.sent > before or not count
-
-
-def fuzz_all(fuzzed: Fuzzed, share: int) -> None:
-    """``share`` calls of each method, half of them made, half damaged."""
-    for method in METHODS:
-        messages = [each.SerializeToString() for each in good(method)]
-        well = fuzzed.codes["OK"]
-        fuzzed.send_all(method, [(messages, fuzzed.good_metadata)])
-        assert fuzzed.codes["OK"] == well + 1, "what is damaged next is not good"
-        fuzz(fuzzed, method, made_calls(method), share // 2)
-        fuzz(fuzzed, method, damaged_calls(method), share // 2)
-
-
 def test_every_method(checkpoints: list[Path], tmp_path: Path, table: Table, long: bool) -> None:
-    share = 2800 if long else 140
+    share = 2500 if long else 140
     with fuzzed_server(checkpoints, tmp_path) as fuzzed:
         with good_requests(fuzzed.server.address, []) as equal:
-            fuzz_all(fuzzed, share)
+            fuzzed.fuzz(SERVER, share)
         all_are_counted(fuzzed, 2 * (1 + len(equal)))
     _record(table, "requests made and damaged", fuzzed, equal)
+    assert fuzzed.sent > (50_000 if long else 2_500)
     assert fuzzed.codes["OK"] > fuzzed.sent / 10, "nothing gets through"
     assert fuzzed.codes["INVALID_ARGUMENT"] > fuzzed.sent / 10
 
@@ -100,22 +60,22 @@ def test_every_method(checkpoints: list[Path], tmp_path: Path, table: Table, lon
 def test_every_method_where_tokens_are_asked_for(
     checkpoints: list[Path], tmp_path: Path, table: Table, long: bool
 ) -> None:
-    share = 560 if long else 28
+    share = 280 if long else 28
     entries = {name: make_token(name, *scopes) for name, scopes in _TENANTS.items()}
     tokens = tmp_path / "tokens.toml"
     tokens.write_text("\n".join(entry for _, entry in entries.values()))
     whole, narrow = ([bearer(token)] for token, _ in entries.values())
-    odd = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
-    odd_metadata = odd.map(lambda text: [("authorization", text), ("x-request-id", text)])
-    metadata: st.SearchStrategy[Any] = st.one_of(
-        st.just(whole), st.just(narrow), st.just([]), odd_metadata
-    )
+
+    def metadata(rng: random.Random) -> Metadata:
+        odd = "".join(chr(rng.randint(32, 126)) for _ in range(rng.randrange(40)))
+        return rng.choice([whole, narrow, [], [("authorization", odd), ("x-request-id", odd)]])
+
     flags = ("--tokens", str(tokens))
     with fuzzed_server(
         checkpoints, tmp_path, *flags, metadata=metadata, good_metadata=whole
     ) as fuzzed:
         with good_requests(fuzzed.server.address, whole) as equal:
-            fuzz_all(fuzzed, share)
+            fuzzed.fuzz(SERVER, share)
         all_are_counted(fuzzed, 2 * (1 + len(equal)))
     _record(table, "requests with and without tokens", fuzzed, equal)
     refused = fuzzed.codes["UNAUTHENTICATED"] + fuzzed.codes["PERMISSION_DENIED"]
@@ -135,10 +95,8 @@ def test_broken_frames(checkpoints: list[Path], tmp_path: Path, table: Table, lo
     ):
         answered = 0
         for _ in range(count):
-            method = rng.choice(list(METHODS))
-            data = conversation(
-                rng, f"/headstream.v1.{method}", good(method)[0].SerializeToString()
-            )
+            method = rng.choice(list(SERVER))
+            data = conversation(rng, f"/{path(method)}", serialized(method)[0][0])
             heard = say(fuzzed.server.address, data)
             answered += bool(heard)
             assert not INTERNAL_TEXT.search(heard.decode("latin-1")), data.hex()

@@ -437,7 +437,7 @@ class ModelInferRequest(google.protobuf.message.Message):
         NAME_FIELD_NUMBER: builtins.int
         PARAMETERS_FIELD_NUMBER: builtins.int
         name: builtins.str
-        """`embedding`, `logits`, `token_ids`; of a continuation also `text`."""
+        """`embedding`, `logits`, `token_ids`, `prompt_logits`; of a continuation also `text`."""
         @property
         def parameters(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, Global___InferParameter]:
             """None is known."""

@@ -99,6 +99,26 @@ async def test_logits_come_with_the_next_token(running: Running) -> None:
     assert count(running, "reply_bytes_total", model="tiny", kind="logits") == 2 * 4 * VOCABULARY
 
 
+async def test_the_rows_of_all_positions(running: Running) -> None:
+    reply = await infer(running, make.of_ids([[5, 6, 7], [8, 9, 10]], ["prompt_logits"]))
+    rows = make.arrays(reply)["prompt_logits"]
+    assert rows.shape == (2, 3, VOCABULARY)
+    np.testing.assert_array_equal(rows[..., 0], [[1, 2, 3]] * 2)  # the row before each token
+    assert [job.token_ids[:3] for job in running.handle.jobs] == [(5, 6, 7), (8, 9, 10)]
+    assert [job.max_new_tokens for job in running.handle.jobs] == [0, 0], "no next token"
+    sent = count(running, "reply_bytes_total", model="tiny", kind="logits")
+    assert sent == 2 * 3 * 4 * VOCABULARY
+
+
+async def test_rows_of_all_positions_have_one_shape(running: Running) -> None:
+    request = make.of_texts(["a", "fish and chips"], ["prompt_logits"])
+    _, message, reason = await refused(running, request)
+    lengths = [len(TOKENIZER.encode(text)) for text in ("a", "fish and chips")]
+    assert message.startswith(f"text[1]: has {lengths[1]} tokens, and text[0] {lengths[0]}; must")
+    assert reason == "INVALID_FIELD"
+    assert running.handle.jobs == []
+
+
 async def test_only_what_is_asked_is_computed(running: Running) -> None:
     await infer(running, make.of_texts(["a"], ["token_ids"]))
     [job] = running.handle.jobs
@@ -147,6 +167,8 @@ REFUSALS: list[tuple[Callable[[], pb.ModelInferRequest], str]] = [
     (lambda: make.of_texts(["a"], ["logit"]), "outputs[0].name: 'logit' is none of embedding"),
     (lambda: make.of_texts(["a"], ["logits"] * 2), "outputs: logits appears twice"),
     (lambda: make.of_texts(["a"], ["logits_ids"]), "outputs[0].name: logits_ids go with"),
+    (lambda: make.of_ids([5], ["prompt_logits_ids"]), "outputs[0].name: prompt_logits_ids go"),
+    (lambda: make.of_ids([5] * MAX_MODEL_LEN, ["prompt_logits"]), "input_ids[0]: 64 tokens and 1"),
     (
         lambda: make.of_texts(["a"], top_k=2000),
         f"parameters.top_k: 2000 is not in [1, {VOCABULARY}]",
@@ -217,6 +239,18 @@ async def test_too_large_an_answer_is_refused_before_any_work(checkpoint: Path) 
         assert 2000 * 4 * VOCABULARY > 2 << 20
         assert (await refused(running, request))[2] == "REPLY_TOO_LARGE"
         assert running.handle.jobs == []
+
+
+async def test_the_size_counts_every_position(checkpoint: Path) -> None:
+    flags = ("--open-inference", "--max-message-bytes", str(2 << 20))
+    row = 4 * VOCABULARY
+    most = (2 << 20) // (60 * row)  # texts of 60 tokens
+    async with front_fakes.running_front(checkpoint, *flags) as running:
+        request = make.of_ids([[5] * 60] * (most + 1), ["prompt_logits"])
+        assert (await refused(running, request))[2] == "REPLY_TOO_LARGE"
+        assert running.handle.jobs == []
+        reply = await infer(running, make.of_ids([[5] * 60] * most, ["prompt_logits"]))
+        assert make.arrays(reply)["prompt_logits"].shape == (most, 60, VOCABULARY)
 
 
 async def test_a_model_without_logits_gives_vectors_alone(checkpoint: Path) -> None:

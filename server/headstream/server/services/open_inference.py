@@ -22,6 +22,7 @@ from headstream.server.infer_steps import FINAL, infer_steps
 from headstream.server.metrics import Metrics, package_version
 from headstream.server.models import LoadedModel, Models
 from headstream.server.next_tokens import next_tokens
+from headstream.server.prompt_logits import prompt_logits
 from headstream.server.services.logits import LogitsService
 from headstream.server.status import public_message
 from headstream.server.wire.infer import (
@@ -29,6 +30,8 @@ from headstream.server.wire.infer import (
     LOGITS,
     LOGITS_IDS,
     MAX_ID_LENGTH,
+    PROMPT_LOGITS,
+    PROMPT_LOGITS_IDS,
     TOKEN_IDS,
     VERSION,
     InferCall,
@@ -113,6 +116,8 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         if model.ready.unembeds:
             outputs.append(TensorMetadata(name=LOGITS, datatype="FP32", shape=[-1, -1]))
             outputs.append(TensorMetadata(name=TOKEN_IDS, datatype="INT32", shape=[-1, 1]))
+            every = TensorMetadata(name=PROMPT_LOGITS, datatype="FP32", shape=[-1, -1, -1])
+            outputs.append(every)
         return pb.ModelMetadataResponse(
             name=model.name,
             versions=[VERSION],
@@ -181,10 +186,11 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         check_version(request.model_version)
         model = self._models.get(request.model_name)
         call = parse_infer(request, model.ready, model.limits)
-        if call.goes_on:
+        if call.goes_on or call.reads_prompt:
             self._models.get_for_logits(request.model_name, Priority.NORMAL, "ModelInfer")
         with fields_of(call.tensor):
             arrays = {  # the stricter limits first
+                **(await self._read_prompt(model, call) if call.reads_prompt else {}),
                 **(await self._go_on(model, call) if call.goes_on else {}),
                 **(await self._embed(model, call) if EMBEDDING in call.wanted else {}),
             }
@@ -209,3 +215,19 @@ class OpenInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             LOGITS: np.frombuffer(data, "<f4").reshape(len(tokens), -1),  # [n, k] or [n, V]
             LOGITS_IDS: np.array([token.logits_ids for token in tokens], "<i4"),  # [n, k]
         }
+
+    async def _read_prompt(self, model: LoadedModel, call: InferCall) -> dict[str, np.ndarray]:
+        """The logits behind every token of each text, which have one length."""
+
+        def check_size(length: int) -> None:
+            call.check_size(model.limits, length)
+
+        values, ids = await prompt_logits(
+            model,
+            self._metrics,
+            call.tensor,
+            call.inputs,
+            call.prompt_logits,
+            check_size=check_size,
+        )
+        return {PROMPT_LOGITS: values, PROMPT_LOGITS_IDS: ids}  # [n, L, k] or [n, L, V]; [n, L, k]

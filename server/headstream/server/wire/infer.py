@@ -21,6 +21,7 @@ from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.named_tensors import parse_inputs
 from headstream.server.wire.parameters import (
     CONTINUES,
+    Values,
     check_parameters,
     fill_generate,
     skips_special,
@@ -32,9 +33,15 @@ from headstream.v1 import logits_service_pb2, types_pb2
 
 EMBEDDING = "embedding"
 LOGITS, LOGITS_IDS = "logits", "logits_ids"
+PROMPT_LOGITS, PROMPT_LOGITS_IDS = "prompt_logits", "prompt_logits_ids"
 TOKEN_IDS, TEXT = "token_ids", "text"
 VERSION = "1"  # a name has one version
 MAX_ID_LENGTH = 256
+
+_NEXT = frozenset([LOGITS, LOGITS_IDS, TOKEN_IDS])
+_OF_PROMPT = frozenset([PROMPT_LOGITS, PROMPT_LOGITS_IDS])
+_OF_TOP = frozenset([LOGITS_IDS, PROMPT_LOGITS_IDS])
+_ID_BYTES = 4
 
 _GROUPS = re.compile(r"^(sampling|stop|logits)\.")
 _WITHIN = re.compile(r"(\.input)?(\.text|\.token_ids(\.ids)?)?(?=$|\[)")  # an input of ours
@@ -48,12 +55,36 @@ class InferCall:
     inputs: list[types_pb2.Input]
     wanted: tuple[str, ...]  # names of outputs
     options: VectorOptions
-    logits: LogitsSpec
+    logits: LogitsSpec  # of the next token
+    prompt_logits: LogitsSpec  # of every position
 
     @property
     def goes_on(self) -> bool:
         """Whether next tokens are wanted, or their logits."""
-        return any(name != EMBEDDING for name in self.wanted)
+        return not _NEXT.isdisjoint(self.wanted)
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether the logits of all positions are wanted."""
+        return not _OF_PROMPT.isdisjoint(self.wanted)
+
+    def check_size(self, limits: Limits, num_positions: int) -> None:
+        """Refuse an answer that does not fit in a message.
+
+        Args:
+            limits: The model's.
+            num_positions: Of each text; counts where their logits are wanted.
+
+        Raises:
+            ReplyTooLarge: It does not.
+        """
+        size = self.options.vector_bytes if EMBEDDING in self.wanted else 0
+        size += _row_bytes(self.logits, limits)
+        row = _row_bytes(self.prompt_logits, limits)
+        if PROMPT_LOGITS_IDS in self.wanted:
+            row += _ID_BYTES * self.prompt_logits.row_values(limits.d_vocab)
+        size += num_positions * row
+        check_message(len(self.inputs) * size, limits, "the tensors of the reply")
 
 
 def parse_infer(request: pb.ModelInferRequest, ready: Ready, limits: Limits) -> InferCall:
@@ -63,8 +94,8 @@ def parse_infer(request: pb.ModelInferRequest, ready: Ready, limits: Limits) -> 
         raise InvalidRequest(f"parameters.{CONTINUES}", "goes with ModelStreamInfer alone")
     check_parameters(values, continues=False)
     given = (EMBEDDING, LOGITS, TOKEN_IDS) if ready.unembeds else (EMBEDDING,)
-    wanted = _wanted(request, given, (EMBEDDING, LOGITS, LOGITS_IDS, TOKEN_IDS))
-    logits = to_logits_options(values, rows=LOGITS in wanted or LOGITS_IDS in wanted)
+    known = (EMBEDDING, LOGITS, LOGITS_IDS, TOKEN_IDS, PROMPT_LOGITS, PROMPT_LOGITS_IDS)
+    wanted = _wanted(request, given, known)
     tensor, inputs = parse_inputs(request, limits, skip_special=skips_special(values))
     options = to_embed_options(values)
     if options.truncate and any(name != EMBEDDING for name in wanted):
@@ -74,12 +105,19 @@ def parse_infer(request: pb.ModelInferRequest, ready: Ready, limits: Limits) -> 
         inputs=inputs,
         wanted=wanted,
         options=parse_options("parameters", options, limits, ready.embedding),
-        logits=parse_logits("parameters", logits, limits),
+        logits=_rows(values, limits, wanted=LOGITS in wanted or LOGITS_IDS in wanted),
+        prompt_logits=_rows(values, limits, wanted=not _OF_PROMPT.isdisjoint(wanted)),
     )
-    vector = call.options.vector_bytes if EMBEDDING in wanted else 0
-    row = call.logits.row_values(limits.d_vocab) * ITEM_BYTES[call.logits.dtype]
-    check_message(len(inputs) * (vector + row), limits, "the tensors of the reply")
+    call.check_size(limits, 1)
     return call
+
+
+def _rows(values: Values, limits: Limits, *, wanted: bool) -> LogitsSpec:
+    return parse_logits("parameters", to_logits_options(values, rows=wanted), limits)
+
+
+def _row_bytes(logits: LogitsSpec, limits: Limits) -> int:
+    return logits.row_values(limits.d_vocab) * ITEM_BYTES[logits.dtype]
 
 
 def parse_continue(
@@ -115,8 +153,8 @@ def _wanted(
             "binary_data"
         }:  # of HTTP, which KServe's client says here too
             raise InvalidRequest(f"outputs[{i}].parameters", "none is known")
-        if output.name == LOGITS_IDS and "top_k" not in request.parameters:
-            raise InvalidRequest(f"outputs[{i}].name", f"{LOGITS_IDS} go with parameters.top_k")
+        if output.name in _OF_TOP and "top_k" not in request.parameters:
+            raise InvalidRequest(f"outputs[{i}].name", f"{output.name} go with parameters.top_k")
     check_distinct("outputs", names)
     return names or given
 
