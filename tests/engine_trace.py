@@ -37,6 +37,9 @@ DTYPES = [
     ),
 ]
 
+PLENTY = 1 << 40
+"""Credit of a reader who keeps up."""
+
 
 @dataclass
 class News:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import Trace
+from engine_trace import PLENTY, Trace
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
 from headstream.server.engine.messages import Abort, Flow
 from tiny_models import D_VOCAB
@@ -111,11 +111,11 @@ def test_pause_stops_only_its_own_sequence(trace: Trace) -> None:
     """Flow control reaches the scheduler."""
     slow, fast = trace.submit(PROMPT[:9], 8), trace.submit(PROMPT[:9], 8)
     trace.core.step()
-    trace.core.handle(Flow(slow, paused=True))
+    trace.core.handle(Flow(slow, 0))
     trace.run()
     assert len(trace.news[fast].token_ids) == 8
     assert len(trace.news[slow].token_ids) == 1
-    trace.core.handle(Flow(slow, paused=False))
+    trace.core.handle(Flow(slow, PLENTY))
     trace.run()
     assert trace.news[slow].token_ids == trace.news[fast].token_ids
 
