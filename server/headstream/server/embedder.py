@@ -33,6 +33,7 @@ from headstream.server.wire.inputs import (
     TextInput,
     check_length,
     cut_tokens,
+    least_tokens,
     parse_input,
 )
 from headstream.server.wire.interventions import Change
@@ -77,7 +78,8 @@ class Embedder:
 
         ``field``: the word for the inputs in errors. ``all_or_none``: the first error is raised.
         """
-        with self._model.queue.enter(len(inputs)) as tickets:
+        least = sum(least_tokens(item.input, self._model.limits) for item in inputs)
+        with self._model.queue.enter(len(inputs), least_tokens=least) as tickets:
             prepared = await gather(
                 [self._prepare(f"{field}[{i}]", item) for i, item in enumerate(inputs)]
             )

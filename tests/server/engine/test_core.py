@@ -120,6 +120,20 @@ def test_pause_stops_only_its_own_sequence(trace: Trace) -> None:
     assert trace.news[slow].token_ids == trace.news[fast].token_ids
 
 
+def test_nothing_is_computed_beyond_the_credit(trace: Trace) -> None:
+    """To the very row; who has no tensors to tell is not held up."""
+    full = Outputs(logits=LogitsSpec("full"))
+    slow, other = trace.submit(PROMPT[:9], 8, outputs=full), trace.submit(PROMPT[:9], 8)
+    trace.core.handle(Flow(slow, 2 * 4 * trace.ready.d_vocab + 1))
+    trace.core.handle(Flow(other, 1))
+    trace.run()
+    assert len(trace.news[other].token_ids) == 8
+    assert len(trace.news[slow].token_ids) == 3
+    trace.core.handle(Flow(slow, PLENTY))
+    trace.run()
+    assert trace.news[slow].token_ids == trace.news[other].token_ids
+
+
 def test_sequence_that_can_never_fit_is_refused(trace: Trace) -> None:
     """Refused with an error, and nobody else is touched."""
     slots = trace.ready.blocks_total * trace.ready.block_size

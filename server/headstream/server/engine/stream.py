@@ -182,8 +182,8 @@ class SequenceStream:
         """All that was told up to here is read."""
         newest = told_bytes - self._read_bytes
         self._read_bytes = told_bytes
-        # However large they are: one event is made while the one before is written.
-        ahead = max(CREDIT_BYTES, newest + 1)
-        if self._credit_bytes - told_bytes < ahead // 2:
-            self._credit_bytes = told_bytes + ahead
-            self._on_flow(self._credit_bytes)
+        # However large they are: one event waits and one is made while the one before is written.
+        credit_bytes = told_bytes + max(CREDIT_BYTES, 2 * newest + 1)
+        if credit_bytes - self._credit_bytes >= CREDIT_BYTES // 2:
+            self._credit_bytes = credit_bytes
+            self._on_flow(credit_bytes)
