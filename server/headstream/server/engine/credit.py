@@ -14,7 +14,7 @@ from headstream.server.engine.messages import Delta
 
 CREDIT_BYTES = 1 << 18
 """What a sequence may have told that nobody has read. News larger than that come one by one until
-the reader has taken some, and then one is made while the one before is written."""
+the reader has taken some, and then a few are made while one is written."""
 
 ID_BYTES = 4  # that a token id takes, at most, on the wire
 

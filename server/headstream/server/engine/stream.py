@@ -182,8 +182,8 @@ class SequenceStream:
         """All that was told up to here is read."""
         newest = told_bytes - self._read_bytes
         self._read_bytes = told_bytes
-        # However large they are: one event waits and one is made while the one before is written.
-        credit_bytes = told_bytes + max(CREDIT_BYTES, 2 * newest + 1)
+        # However large they are: three events wait or are made while one is written.
+        credit_bytes = told_bytes + max(CREDIT_BYTES, 4 * newest + 1)
         if credit_bytes - self._credit_bytes >= CREDIT_BYTES // 2:
             self._credit_bytes = credit_bytes
             self._on_flow(credit_bytes)
