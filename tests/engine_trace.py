@@ -16,10 +16,12 @@ from headstream.model.sites import SiteName
 from headstream.server.engine.build import build
 from headstream.server.engine.config import EngineConfig
 from headstream.server.engine.core import EngineCore
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.look import Seen
 from headstream.server.engine.messages import (
     Delta,
+    Flow,
     Fork,
     FromEngine,
     Scores,
@@ -36,6 +38,9 @@ DTYPES = [
         marks=pytest.mark.skipif(not bf16_is_fast(), reason="no bfloat16 hardware here"),
     ),
 ]
+
+PLENTY = 1 << 40
+"""Credit of a reader who keeps up."""
 
 
 @dataclass
@@ -118,6 +123,9 @@ class Trace:
         if delta.seen is not None:
             _take_seen(news, delta.seen, frames)
         news.finish, news.error = delta.finish, delta.error
+        sequence = self.scheduler.get(delta.id)
+        if sequence is not None and sequence.credit_bytes == CREDIT_BYTES:  # no test has set it
+            self.core.handle(Flow(delta.id, PLENTY))
 
     def submit(self, token_ids: list[int], max_new_tokens: int = 0, **spec: Any) -> int:
         """Hand a sequence to the core; its id. ``spec``: what else a :class:`Submit` takes."""

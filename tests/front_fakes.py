@@ -56,7 +56,7 @@ class Job:
     edits: tuple[Edit, ...]
     stream: SequenceStream
     left: bool = False
-    paused: list[bool] = field(default_factory=list)
+    credit: list[int] = field(default_factory=list[int])  # that the front has given it
     priority: Priority = Priority.NORMAL
 
 
@@ -166,12 +166,12 @@ class FakeHandle:
         edits: tuple[Edit, ...] = (),
         priority: Priority = Priority.NORMAL,
     ) -> SequenceStream:
-        paused: list[bool] = []
+        given: list[int] = []
 
         def leave() -> None:
             job.left = True
 
-        stream = SequenceStream(on_leave=leave, on_flow=paused.append)
+        stream = SequenceStream(on_leave=leave, on_flow=given.append)
         ids, stops = tuple(token_ids), tuple(stop_token_ids)
         job = Job(
             ids,
@@ -185,7 +185,7 @@ class FakeHandle:
             look,
             edits,
             stream,
-            paused=paused,
+            credit=given,
             priority=priority,
         )
         self.jobs.append(job)

@@ -96,10 +96,13 @@ class Admission:
         self.token_room.add(party, tokens)
 
     @contextmanager
-    def enter(self, num_sequences: int = 1, own: Sequence[Ticket] = ()) -> Generator[list[Ticket]]:
+    def enter(
+        self, num_sequences: int = 1, own: Sequence[Ticket] = (), *, least_tokens: int = 0
+    ) -> Generator[list[Ticket]]:
         """Places for the sequences of one request, before anything is tokenized.
 
-        ``own``: places that it has already; they do not come before these.
+        ``own``: places that it has already; they do not come before these. ``least_tokens``: that
+        it is known to bring, so that who would be refused for them is so at once.
 
         Raises:
             QueueFull: There are not so many left, for its tenant and priority.
@@ -107,6 +110,7 @@ class Admission:
         """
         party = current_party()
         self._check(self.request_room, party, num_sequences)
+        self._check(self.token_room, party, least_tokens)
         self._check_deadline(party, own_tokens=sum(ticket.tokens for ticket in own))
         tickets = [Ticket(self, party) for _ in range(num_sequences)]
         try:

@@ -25,6 +25,7 @@ from headstream.server.sequence_run import run_sequence
 from headstream.server.status import public_message
 from headstream.server.together import gather
 from headstream.server.wire.embed import VectorOptions
+from headstream.server.wire.inputs import least_tokens
 from headstream.server.wire.interventions import Change
 from headstream.server.wire.tensors import SCALE_BYTES
 from headstream.server.wire.vectors import finish_vectors
@@ -57,7 +58,8 @@ class Embedder:
 
         ``field``: the word for the inputs in errors. ``all_or_none``: the first error is raised.
         """
-        with self._model.queue.enter(len(inputs)) as tickets:
+        least = sum(least_tokens(item.input, self._model.limits) for item in inputs)
+        with self._model.queue.enter(len(inputs), least_tokens=least) as tickets:
             fields = [f"{field}[{i}]" for i in range(len(inputs))]
             prepared = await self._reader.read(fields, inputs)
             for item in prepared if all_or_none else ():

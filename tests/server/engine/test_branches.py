@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from branch_driver import FULL, Driver, forward_oracle, session_oracle
-from engine_trace import DTYPES, Trace, alone, everything, same
+from engine_trace import DTYPES, PLENTY, Trace, alone, everything, same
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Abort, Append, Flow, Rollback
 from headstream.server.engine.sequence import MAX_LOGIT_ROWS
@@ -168,9 +168,9 @@ def test_a_long_append_takes_steps_that_a_slow_reader_holds_up(trace: Trace) -> 
     trace.core.handle(Append(branch, tuple(TEXT[:200])))
     trace.core.step()
     assert len(trace.news[branch].logit_rows) == 1 + MAX_LOGIT_ROWS
-    trace.core.handle(Flow(branch, paused=True))
+    trace.core.handle(Flow(branch, 0))
     assert not trace.core.has_work
-    trace.core.handle(Flow(branch, paused=False))
+    trace.core.handle(Flow(branch, PLENTY))
     trace.run()
     assert [position for position, _ in trace.news[branch].logit_rows] == list(range(4, 205))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from engine_trace import Trace
+from engine_trace import PLENTY, Trace
 from headstream.model.outputs import LogitsSpec, Outputs, PoolSpec, RowsSpec, SamplingParams
 from headstream.server.engine.messages import Abort, Flow
 from tiny_models import D_VOCAB
@@ -111,13 +111,27 @@ def test_pause_stops_only_its_own_sequence(trace: Trace) -> None:
     """Flow control reaches the scheduler."""
     slow, fast = trace.submit(PROMPT[:9], 8), trace.submit(PROMPT[:9], 8)
     trace.core.step()
-    trace.core.handle(Flow(slow, paused=True))
+    trace.core.handle(Flow(slow, 0))
     trace.run()
     assert len(trace.news[fast].token_ids) == 8
     assert len(trace.news[slow].token_ids) == 1
-    trace.core.handle(Flow(slow, paused=False))
+    trace.core.handle(Flow(slow, PLENTY))
     trace.run()
     assert trace.news[slow].token_ids == trace.news[fast].token_ids
+
+
+def test_nothing_is_computed_beyond_the_credit(trace: Trace) -> None:
+    """To the very row; who has no tensors to tell is not held up."""
+    full = Outputs(logits=LogitsSpec("full"))
+    slow, other = trace.submit(PROMPT[:9], 8, outputs=full), trace.submit(PROMPT[:9], 8)
+    trace.core.handle(Flow(slow, 2 * 4 * trace.ready.d_vocab + 1))
+    trace.core.handle(Flow(other, 1))
+    trace.run()
+    assert len(trace.news[other].token_ids) == 8
+    assert len(trace.news[slow].token_ids) == 3
+    trace.core.handle(Flow(slow, PLENTY))
+    trace.run()
+    assert trace.news[slow].token_ids == trace.news[other].token_ids
 
 
 def test_sequence_that_can_never_fit_is_refused(trace: Trace) -> None:

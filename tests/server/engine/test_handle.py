@@ -24,6 +24,7 @@ import zmq.asyncio
 from front_calls import settled, until
 from headstream.model.outputs import LogitsSpec, Outputs
 from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.handle import EngineHandle
 from headstream.server.engine.messages import Failed, Loading, StepReport
 from headstream.server.engine.state import EngineState
@@ -126,15 +127,15 @@ async def test_siblings_each_have_their_own_stream(engine: EngineHandle) -> None
 async def test_unread_stream_is_paused_and_resumed(engine: EngineHandle) -> None:
     """Beyond the credit the engine stops; reading starts it again; nothing is lost."""
     outputs = Outputs(logits=LogitsSpec("full"))  # 844 bytes a token
-    async with engine.submit(PROMPT, max_new_tokens=60, outputs=outputs) as stream:
-        stream._credit_bytes = 4000
+    async with engine.submit(PROMPT, max_new_tokens=700, outputs=outputs) as stream:
         await until(lambda: len(stream._events) > 4)
         await settled(lambda: len(stream._events))
         assert engine.stats is not None
         assert engine.stats.running == 1
-        assert len(stream._events) < 20, "neither starved nor unbounded"
+        assert 0 <= stream._events[-1].told_bytes - CREDIT_BYTES < 844, "to the very row"
         events: list[Event] = [event async for event in stream]
-    assert [event.token.index for event in events if event.token] == list(range(60))
+    assert [event.token.index for event in events if event.token] == list(range(700))
+    assert events[-2].told_bytes == 699 * 844
 
 
 async def test_killed_engine_fails_streams_at_once(engine: EngineHandle) -> None:
@@ -231,6 +232,7 @@ import asyncio, sys
 from pathlib import Path
 import msgspec
 from headstream.server.engine.config import EngineConfig
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.handle import EngineHandle
 async def main():
     handle = EngineHandle(msgspec.convert({msgspec_dict(tiny_gemma, cache_dir)!r}, EngineConfig))

@@ -13,7 +13,7 @@ import transformers
 
 from contract_requests import text
 from engine_crowd import check_same, crowd
-from engine_trace import DTYPES, News, Trace, alone, everything, same
+from engine_trace import DTYPES, PLENTY, News, Trace, alone, everything, same
 from headstream.model import heads
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams, ScoreSpec
 from headstream.server.engine.messages import Flow
@@ -136,12 +136,12 @@ def test_preempted_in_the_middle(tiny_gemma: Path, cache_dir: Path) -> None:
     while not trace.news[ids[1]].scores:
         trace.core.step()
     scored = len(trace.news[ids[1]].scores)
-    trace.core.handle(Flow(ids[1], paused=True))
+    trace.core.handle(Flow(ids[1], 0))
     while trace.core.has_work and not trace.scheduler.preemptions:
         trace.core.step()
     assert 0 < scored < 767
     assert trace.scheduler.preemptions == 1
-    trace.core.handle(Flow(ids[1], paused=False))
+    trace.core.handle(Flow(ids[1], PLENTY))
     trace.run()
     for sequence_id, expected in zip(ids, lone, strict=True):
         assert same(trace.news[sequence_id], expected)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dry_run import BLOCK, step, text
-from engine_trace import DTYPES, News, Trace, alone, everything, same
+from engine_trace import DTYPES, PLENTY, News, Trace, alone, everything, same
 from headstream.model.outputs import LogitsSpec, Outputs, SamplingParams
 from headstream.server.engine.block_pool import BlockPool
 from headstream.server.engine.messages import Abort, Flow, Sibling, Submit
@@ -134,10 +134,10 @@ def test_one_may_be_left_or_paused_while_the_others_go_on(trace: Trace) -> None:
     ids = trace.submit_all(PROMPT[:40], 50, [2, 3, 4], sampling=DRAWN)
     trace.core.step()
     trace.core.handle(Abort(ids[0]))
-    trace.core.handle(Flow(ids[1], paused=True))
+    trace.core.handle(Flow(ids[1], 0))
     trace.run()
     assert [len(trace.news[i].token_ids) for i in ids] == [1, 1, 50, 50]
-    trace.core.handle(Flow(ids[1], paused=False))
+    trace.core.handle(Flow(ids[1], PLENTY))
     trace.run()
     assert len(trace.news[ids[1]].token_ids) == 50
     assert trace.scheduler.num_blocks_used == 0
@@ -229,9 +229,9 @@ def test_random_traces_leak_nothing_and_change_no_bit(
             for victim in victims:
                 trace.core.handle(Abort(victim))
         for sequence_id in begun:
-            trace.core.handle(Flow(sequence_id, paused=rng.random() < 0.1))
+            trace.core.handle(Flow(sequence_id, 0 if rng.random() < 0.1 else PLENTY))
     for sequence_id in expected:
-        trace.core.handle(Flow(sequence_id, paused=False))
+        trace.core.handle(Flow(sequence_id, PLENTY))
     trace.run()
     assert trace.scheduler.num_blocks_used == 0
     assert (trace.scheduler.preemptions > 20) == (blocks == 16)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from headstream.model.batch import StepOutput
 from headstream.model.runner import Runner
 from headstream.model.sampler import NO_TOKEN
+from headstream.server.engine.charging import charged
 from headstream.server.engine.frame import Frame
 from headstream.server.engine.grammars import Grammars, OffGrammarError
 from headstream.server.engine.lens_reader import LensReader
@@ -83,6 +84,7 @@ class EngineCore:
             self._runner.beat()
         deltas += self._lenses.read(frames, beside=bool(schedule))
         self.is_blocked = not schedule and not deltas
+        deltas = [charged(delta, frames, self._scheduler) for delta in deltas]
         self._report(deltas, frames, schedule, time.monotonic_ns() - begin)
 
     def heartbeat(self) -> None:
@@ -101,9 +103,9 @@ class EngineCore:
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
                     self._scheduler.remove(sequence)
                     self._lenses.drop(sequence)
-            case Flow(id=sequence_id, paused=paused):
+            case Flow(id=sequence_id, credit_bytes=credit_bytes):
                 if (sequence := self._scheduler.get(sequence_id)) is not None:
-                    self._scheduler.pause(sequence, paused=paused)
+                    self._scheduler.give_credit(sequence, credit_bytes)
             case Append(id=branch_id) | Rollback(id=branch_id) | Fork(id=branch_id):
                 self._move(message, self._scheduler.get(branch_id))
             case Vocabulary():

@@ -42,6 +42,7 @@ def to_event(delta: Delta, frames: list[bytes]) -> Event:
         ),
         seen=None if delta.seen is None else _seen(delta.seen, frames),
         milestone=delta.milestone,
+        told_bytes=delta.told_bytes,
     )
 
 

@@ -170,7 +170,7 @@ class EngineHandle:
         sequence_id = next(self._ids)
         stream = self._streams[sequence_id] = SequenceStream(
             on_leave=partial(self._leave, sequence_id),
-            on_flow=lambda paused: self._send(Flow(sequence_id, paused)),
+            on_flow=lambda credit_bytes: self._send(Flow(sequence_id, credit_bytes)),
         )
         return sequence_id, stream
 

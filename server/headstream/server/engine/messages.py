@@ -79,10 +79,10 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Flow(msgspec.Struct, frozen=True, tag="flow"):
-    """The reader of a sequence is too slow (paused), or has caught up."""
+    """The reader of a sequence has read on: it goes on until it has told so many bytes in all."""
 
     id: int
-    paused: bool
+    credit_bytes: int
 
 
 class Append(msgspec.Struct, frozen=True, tag="append"):
@@ -189,6 +189,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
     seen: Seen | None = None
     milestone: Milestone | None = None
+    told_bytes: int = 0  # of the sequence so far, with these; 0: these hold no tensors
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):

@@ -111,6 +111,17 @@ class Scheduler:
         """A new branch that holds the blocks of another."""
         self._by_id[new_id] = self.branches.fork(branch, new_id)
 
+    def charge(self, sequence: Sequence, num_bytes: int) -> None:
+        """Count what was told of a sequence; it is passed over once its credit is used up."""
+        sequence.told_bytes += num_bytes
+        if sequence.told_bytes >= sequence.credit_bytes:
+            self.pause(sequence, paused=True)
+
+    def give_credit(self, sequence: Sequence, credit_bytes: int) -> None:
+        """Let a sequence go on until it has told so many bytes in all."""
+        sequence.credit_bytes = credit_bytes
+        self.pause(sequence, paused=sequence.told_bytes >= credit_bytes)
+
     def pause(self, sequence: Sequence, *, paused: bool) -> None:
         """Pass a sequence over from now on, or no more; one that is gone stays gone."""
         if paused and sequence.spec.id in self._by_id:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headstream.model.batch import PREFILL_GRID
 from headstream.model.outputs import Outputs
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.edits import SequenceEdits
 from headstream.server.engine.grammars import Matcher
 from headstream.server.engine.lens import Lens
@@ -53,6 +54,8 @@ class Sequence:
     lens: Lens | None = None
     start_step: int = 0  # when it got its slot, the last time
     times_displaced: int = 0  # by more urgent ones
+    told_bytes: int = 0  # of tensors
+    credit_bytes: int = CREDIT_BYTES  # it is passed over once it has told these
     # each [rows, d], ascending positions from `first_pooled` on
     pool_rows: list[Tensor] = field(default_factory=list[Tensor])
     priority: Priority = field(init=False)  # may rise while it waits

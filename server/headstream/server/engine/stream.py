@@ -11,11 +11,8 @@ from typing import Self
 
 from headstream.model.outputs import WireDtype
 from headstream.model.sites import SiteName
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.messages import FinishReason, Milestone
-
-CREDIT_BYTES = 1 << 20
-"""Unread bytes at which a sequence is paused in the engine; it resumes below half of them."""
-ID_BYTES = 4  # that a token id takes, at most, on the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +101,6 @@ class SeenEvent:
     patterns: tuple[PatternEvent, ...] = ()
     lens: tuple[LensEvent, ...] = ()
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of tensors it holds, and of what goes with each of their values."""
-        num_bytes = sum(_size(event.values) for event in self.sites)
-        num_bytes += sum(_size(event.weights) + len(event.keys) for event in self.patterns)
-        return num_bytes + sum(_size(event.logits) + len(event.logits_ids) for event in self.lens)
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -126,44 +116,25 @@ class Event:
     logit_rows: tuple[LogitRowEvent, ...] = ()
     seen: SeenEvent | None = None
     milestone: Milestone | None = None
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of tensors it holds, and of what goes with each of their values."""
-        num_bytes = sum(_size(rows.values) for rows in self.rows) + _size(self.vectors)
-        for row in self.logit_rows:
-            num_bytes += _size(row.values) + ID_BYTES * len(row.token_ids)
-        if self.token is not None:
-            num_bytes += _size(self.token.logits) + ID_BYTES * len(self.token.logits_ids)
-        if self.scores is not None:
-            num_bytes += _size(self.scores.values) + _size(self.scores.logits)
-            num_bytes += len(self.scores.logits_ids)
-        return num_bytes + (self.seen.num_bytes if self.seen is not None else 0)
-
-
-def _size(tensor: WireTensor | None) -> int:
-    return len(tensor.data) if tensor is not None else 0
+    told_bytes: int = 0  # of tensors, with all events so far; 0: this one holds none
 
 
 class SequenceStream:
     """Iterate for events; leave the ``async with`` block to free whatever the sequence still holds.
 
     The stream ends after the event that carries ``finish``. An engine failure is raised as the
-    exception that :meth:`fail` was given. Unread events beyond the credit pause the sequence.
+    exception that :meth:`fail` was given. The engine passes the sequence over once it has told as
+    many bytes as its credit, which grows as events are read: an event counts as read when the next
+    one is asked for, so what a caller does not take is still unread.
     """
 
-    def __init__(
-        self,
-        on_leave: Callable[[], None],
-        on_flow: Callable[[bool], None],
-        credit_bytes: int = CREDIT_BYTES,
-    ) -> None:
+    def __init__(self, on_leave: Callable[[], None], on_flow: Callable[[int], None]) -> None:
+        """``on_flow``: is told of more credit, in bytes since the beginning."""
         self._on_leave = on_leave
         self._on_flow = on_flow
-        self._credit_bytes = credit_bytes
         self._events: deque[Event] = deque()
-        self._unread_bytes = 0
-        self._paused = False
+        self._read_bytes = 0
+        self._credit_bytes = CREDIT_BYTES  # up to which the engine goes on
         self._error: Exception | None = None
         self._finished = False
         self.was_left = False  # before its end
@@ -173,10 +144,6 @@ class SequenceStream:
     def put(self, event: Event) -> None:
         """Append the news of one step; never blocks."""
         self._events.append(event)
-        self._unread_bytes += event.num_bytes
-        if not self._paused and event.finish is None and self._unread_bytes > self._credit_bytes:
-            self._paused = True
-            self._on_flow(True)
         self._wake.set()
 
     def fail(self, error: Exception) -> None:
@@ -204,9 +171,19 @@ class SequenceStream:
                 self._wake.clear()
                 await self._wake.wait()
             event = self._events.popleft()
-            self._unread_bytes -= event.num_bytes
-            if self._paused and self._unread_bytes < self._credit_bytes // 2:
-                self._paused = False
-                self._on_flow(False)
+            told_bytes = event.told_bytes
             self._finished = event.finish is not None
             yield event
+            del event  # while the next is awaited
+            if told_bytes and not self._finished:
+                self._extend_credit(told_bytes)
+
+    def _extend_credit(self, told_bytes: int) -> None:
+        """All that was told up to here is read."""
+        newest = told_bytes - self._read_bytes
+        self._read_bytes = told_bytes
+        # However large they are: three events wait or are made while one is written.
+        credit_bytes = told_bytes + max(CREDIT_BYTES, 4 * newest + 1)
+        if credit_bytes - self._credit_bytes >= CREDIT_BYTES // 2:
+            self._credit_bytes = credit_bytes
+            self._on_flow(credit_bytes)

@@ -18,7 +18,7 @@ from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.wire.budget import check_budget, check_message
 from headstream.server.wire.embed import parse_options
 from headstream.server.wire.fields import check_count
-from headstream.server.wire.inputs import TextInput, check_length, parse_input
+from headstream.server.wire.inputs import TextInput, check_length, least_tokens, parse_input
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.layers import FINAL, resolve_layers
 from headstream.server.wire.model import to_fingerprint
@@ -72,7 +72,7 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
         layers = resolve_layers("layers.layers", request.layers.layers or [FINAL], limits.n_layers)
         dtype = parse_float_dtype("dtype", request.dtype)
         parsed = parse_input("input", request.input, limits)
-        with model.queue.enter() as tickets:
+        with model.queue.enter(least_tokens=least_tokens(request.input, limits)) as tickets:
             tokens = await tokenize(model, parsed)
             check_length("input", len(tokens), limits)
             asked = request.max_reply_bytes if request.HasField("max_reply_bytes") else None

@@ -22,7 +22,7 @@ from headstream.server.wire.budget import check_budget
 from headstream.server.wire.constraint import Constraint
 from headstream.server.wire.decode import parse_open
 from headstream.server.wire.generate import GenerateCall, Reply, check_generated, parse_generate
-from headstream.server.wire.inputs import check_length
+from headstream.server.wire.inputs import check_length, least_tokens
 from headstream.server.wire.interventions import parse_interventions
 from headstream.server.wire.model import to_fingerprint
 from headstream.server.wire.priority import parse_priority
@@ -52,7 +52,8 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         changes = parse_interventions(request.interventions, model.ready, model.limits)
         parsed = parse_generate(request, model.limits)
         grammar = "" if parsed.constraint is None else await _checked(parsed.constraint)
-        with model.queue.enter(parsed.n) as tickets:
+        least = least_tokens(request.prompt, model.limits)
+        with model.queue.enter(parsed.n, least_tokens=least) as tickets:
             tokens = await tokenize(model, parsed.prompt)
             new_tokens = _new_tokens(parsed, len(tokens), model)
             eos = () if parsed.stop.ignore_eos else model.ready.eos_ids

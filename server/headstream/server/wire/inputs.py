@@ -75,6 +75,11 @@ def parse_input(
     return IdsInput(check_token_ids(f"{field}.token_ids.ids", ids, limits.d_vocab), cut)
 
 
+def least_tokens(message: types_pb2.Input, limits: Limits) -> int:
+    """How many tokens an input will bring, as far as that is known before it is tokenized."""
+    return max(1, min(len(message.token_ids.ids), limits.max_model_len))
+
+
 def _parse_chat(field: str, message: types_pb2.Chat, limits: Limits) -> ChatInput:
     check_count(f"{field}.messages", message.messages, 1, MAX_MESSAGES)
     num_bytes = 0
