@@ -13,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access import call_server
 from headstream.access.certificates import Certificates
 from headstream.access.files import FileError
 from headstream.open_inference import inference_pb2, inference_pb2_grpc
@@ -117,7 +118,8 @@ def make_server(
     health: Health,
 ) -> grpc.aio.Server:
     """The server with all services, not yet listening."""
-    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+    count_unknown = interceptor.policy.count_unknown_method
+    server = call_server.make_server([interceptor], _options(settings), count_unknown)
     logits: Any = LogitsService
     embeddings: Any = EmbeddingsService
     internals: Any = InternalsService
