@@ -157,28 +157,29 @@ class Front:
         Raises:
             EngineStartError: One of them cannot start.
         """
+        self._keepers = [self._make_keeper(model) for model in self.models]
         try:
             async with asyncio.TaskGroup() as group:
-                for model in self.models:
-                    group.create_task(self._load_one(model, on_progress))
+                for model, keeper in zip(self.models, self._keepers, strict=True):
+                    group.create_task(self._load_one(model, keeper, on_progress))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        for model in self.models:
-            self._keep(model)
 
-    def _keep(self, model: ServedModel) -> None:
+    def _make_keeper(self, model: ServedModel) -> EngineKeeper:
         async def restart() -> None:
             self.metrics.engine_restarts.labels(model.name).inc()
             await model.start(self._settings, lambda _: None)
             await self.health.update()
 
-        keeper = EngineKeeper(model, restart, self._settings.engine_restarts)
-        self._keepers.append(keeper)
-        self._keeping.append(asyncio.create_task(keeper.run(), name=f"keeper of {model.name}"))
+        return EngineKeeper(model, restart, self._settings.engine_restarts)
 
-    async def _load_one(self, model: ServedModel, on_progress: Callable[[Loading], None]) -> None:
+    async def _load_one(
+        self, model: ServedModel, keeper: EngineKeeper, on_progress: Callable[[Loading], None]
+    ) -> None:
         self._starting.append(model)
         await model.start(self._settings, on_progress)
+        # At once: it may end while others are still being loaded.
+        self._keeping.append(asyncio.create_task(keeper.run(), name=f"keeper of {model.name}"))
         if model.loaded is not None:
             self.metrics.set_limits(model.name, model.loaded.limits)
         await self.health.update()
