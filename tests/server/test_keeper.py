@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,20 @@ async def test_one_that_ends_while_another_is_still_loaded_is_started_again(
 
 
 async def test_one_that_ends_before_its_tokenizer_is_read_is_started_again(
-    checkpoint: Path,
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read, may_read = TextTokenizer.from_directory, threading.Event()
+
+    def read_slowly(directory: Path) -> TextTokenizer:
+        assert may_read.wait(60)
+        return read(directory)
+
+    monkeypatch.setattr(TextTokenizer, "from_directory", read_slowly)
     async with front_fakes.running_front(checkpoint, load=False) as running:
         loading = asyncio.create_task(running.front.load(lambda _: None))
         await until(lambda: running.handle.state is EngineState.SERVING)
         running.handle.set_state(EngineState.FAILED)
+        may_read.set()
         await loading
         await until(lambda: running.front.health.serving)
 

@@ -40,7 +40,7 @@ class _Core(_cygrpc.AioServer):  # type: ignore[misc]  # it has no types
     async def _request_call(self) -> Any:
         """The next call of a method that is not registered."""
         while True:
-            call = await super()._request_call()
+            call: Any = await super()._request_call()
             if not _CAN_REFUSE:
                 return call
             self._on_unknown()
@@ -83,7 +83,8 @@ async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
     """
     await server.start()
     core: Any = server._server  # type: ignore[attr-defined]  # noqa: SLF001
-    return core.taking or asyncio.ensure_future(server.wait_for_termination())
+    taking: asyncio.Future[Any] | None = core.taking
+    return taking or asyncio.ensure_future(server.wait_for_termination())
 
 
 async def stop(server: grpc.aio.Server, grace: float | None) -> None:
