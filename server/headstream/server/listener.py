@@ -200,9 +200,6 @@ def _options(settings: Settings) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if settings.connection_age is not None:
-        grace = int((settings.stream_deadline + 10) * 1000)  # the longest stream must fit
-        options += [
-            ("grpc.max_connection_age_ms", int(settings.connection_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", grace),
-        ]
+        # No grace, which would cut sessions and bulk streams: calls have bounds of their own.
+        options.append(("grpc.max_connection_age_ms", int(settings.connection_age * 1000)))
     return options
