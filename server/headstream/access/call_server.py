@@ -12,7 +12,7 @@ import contextlib
 import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -27,8 +27,8 @@ _CAN_REFUSE = hasattr(_cygrpc.AioServer, "_request_registered_call")
 class _Core(_cygrpc.AioServer):  # type: ignore[misc]  # it has no types
     """What is below grpc.aio's server. The methods with an underscore are those it calls itself."""
 
-    def __init__(self, on_unknown: Callable[[], None], *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, on_unknown: Callable[[], None], *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
         self.taking: asyncio.Task[Any] | None = None  # the task that takes calls
         self._on_unknown = on_unknown
         self._refusals: set[asyncio.Task[None]] = set()
@@ -40,7 +40,7 @@ class _Core(_cygrpc.AioServer):  # type: ignore[misc]  # it has no types
     async def _request_call(self) -> Any:
         """The next call of a method that is not registered."""
         while True:
-            call: Any = await super()._request_call()
+            call = cast("Any", await super()._request_call())
             if not _CAN_REFUSE:
                 return call
             self._on_unknown()
@@ -82,8 +82,8 @@ async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
     ``wait_for_termination`` waits for these, too.
     """
     await server.start()
-    core: Any = server._server  # type: ignore[attr-defined]  # noqa: SLF001
-    taking: asyncio.Future[Any] | None = core.taking
+    core = cast("Any", server)._server  # noqa: SLF001
+    taking = cast("asyncio.Future[Any] | None", core.taking)
     return taking or asyncio.ensure_future(server.wait_for_termination())
 
 
