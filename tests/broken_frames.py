@@ -42,6 +42,18 @@ def grpc_message(data: bytes, *, length: int | None = None, compressed: int = 0)
     return struct.pack(">BI", compressed, len(data) if length is None else length) + data
 
 
+def call_that_is_no_text() -> bytes:
+    """A whole call, right but for its path, which is no UTF-8."""
+    data = PREFACE + frame(SETTINGS)
+    call = headers("/headstream.v1.Emb\xe5ddingsService/Embed")
+    data += frame(HEADERS, call, stream=1, flags=END_HEADERS)
+    return data + frame(DATA, grpc_message(b""), stream=1, flags=END_STREAM)
+
+
+UNIMPLEMENTED = b"grpc-status\x0212"
+"""As it stands in the answer's header block."""
+
+
 def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
     """What a client sends before it listens, somewhere wrong."""
     call = headers(path)
@@ -85,8 +97,7 @@ def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
         ),
     ]
     cut = bytearray(whole)
-    # Not the highest: a path that is no UTF-8 ends grpc.aio's loop, and has a test of its own.
-    cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(7)
+    cut[rng.randrange(len(cut))] ^= 1 << rng.randrange(8)
     late = headers(path, rng.choice(bad_headers))
     choices = [
         rng.randbytes(rng.randrange(1, 300)),

@@ -16,7 +16,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from typer.testing import CliRunner
 
 from certificates import Pair, needs_openssl
-from headstream.access.gate import scope_of
+from headstream.access.gate import Gate, scope_of
+from headstream.access.refusal import Refusal
 from headstream.access.tokens import SCOPES
 from headstream.client import (
     Client,
@@ -99,6 +100,19 @@ def test_every_service_of_the_contract_has_its_scope() -> None:
     assert {scope_of(f"/{method}") for method in METHODS} == {*SCOPES} - {"lookup"}
     assert scope_of("/headstream.v1.LookupService/Search") == "lookup"
     assert scope_of("/headstream.v1.AnotherService/Do") == "another", "which no token can have"
+
+
+def test_a_quota_is_the_tokens_whatever_services_it_asks(tmp_path: Path) -> None:
+    token, entry = make_token("alice", "--requests-at-once", "1")
+    (tmp_path / "tokens.toml").write_text(entry)
+    gate = Gate(tmp_path / "tokens.toml", retry_after_s=1.0)
+    logits, embeddings = (f"/headstream.v1.{name}Service/Do" for name in ("Logits", "Embeddings"))
+    grant = gate.admit(logits, [bearer(token)])
+    with pytest.raises(Refusal) as caught:
+        gate.admit(embeddings, [bearer(token)])
+    assert caught.value.reason == "QUOTA_EXCEEDED"
+    grant.close()
+    gate.admit(embeddings, [bearer(token)])
 
 
 @pytest.mark.parametrize("method", METHODS)

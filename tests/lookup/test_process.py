@@ -8,7 +8,8 @@ from typing import Any
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from lookup_process import running_lookup
+from broken_frames import UNIMPLEMENTED, call_that_is_no_text, say
+from lookup_process import Lookup, running_lookup
 from server_process import Server
 
 NAME = "headstream.v1.LookupService"
@@ -28,3 +29,9 @@ def test_it_tells_what_it_is_and_ends_when_told(minilm: Server, tmp_path: Path) 
         assert lookup.process.wait(60) == 0
     with running_lookup(minilm.address, tmp_path) as lookup:
         assert lookup.stats().documents == 1
+
+
+def test_a_path_that_is_no_text_ends_nothing(lookup: Lookup) -> None:
+    for _ in range(3):
+        assert UNIMPLEMENTED in say(lookup.address, call_that_is_no_text())
+        assert lookup.stats().documents == 0

@@ -5,28 +5,19 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import psutil
 import pytest
 
-from broken_frames import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-    PREFACE,
-    SETTINGS,
-    conversation,
-    frame,
-    grpc_message,
-    headers,
-    say,
-)
+from broken_frames import UNIMPLEMENTED, call_that_is_no_text, conversation, say
 from fuzzed_calls import DEADLINE, INTERNAL_TEXT, Fuzzed, Metadata
 from fuzzed_requests import serialized
 from fuzzed_server import FLAGS, all_are_counted, fuzzed_server, good_answers, good_requests
 from fuzzed_values import DECODER
+from good_calls import good
 from outcome import Table
 from served_methods import SERVER, path
 from server_process import Server, running_server, save_tiny_model
@@ -113,26 +104,28 @@ def test_broken_frames(checkpoints: list[Path], tmp_path: Path, table: Table, lo
 
 
 def test_a_path_that_is_no_text(checkpoints: list[Path], tmp_path: Path) -> None:
-    """It ends the loop in which grpc.aio takes calls, which begins anew."""
-    path = "/headstream.v1.Emb\xe5ddingsService/Embed"
-    data = PREFACE + frame(SETTINGS)
-    data += frame(HEADERS, headers(path), stream=1, flags=END_HEADERS)
-    data += frame(DATA, grpc_message(b""), stream=1, flags=END_STREAM)
-    log = tmp_path / "log"
+    """It would end the loop in which grpc.aio takes calls, and go unseen while a call is open."""
+    [opened, moved, *_] = good("LogitsService/Decode")
+    log, moves = tmp_path / "log", SimpleQueue[bytes | None]()
     with running_server(checkpoints[0], *FLAGS, name=DECODER, stderr=log) as server:
         with grpc.insecure_channel(server.address) as channel:
             expected = good_answers(channel, [])
-        for number in range(1, 4):
-            say(server.address, data)
-            end = time.monotonic() + 60
-            while log.read_text().count("has ended by itself") < number:
-                assert time.monotonic() < end, "negative control: the loop has not ended"
-                time.sleep(0.05)
-            with grpc.insecure_channel(server.address) as channel:
-                grpc.channel_ready_future(channel).result(60)
-                assert good_answers(channel, []) == expected
+            both: Any = channel.stream_stream("/headstream.v1.LogitsService/Decode")
+            session = both(iter(moves.get, None), timeout=DEADLINE)
+            moves.put(opened.SerializeToString())
+            next(session)
+            for number in range(2, 5):
+                assert UNIMPLEMENTED in say(server.address, call_that_is_no_text())
+                moved.id = number
+                moves.put(moved.SerializeToString())
+                next(session)
+                with grpc.insecure_channel(server.address) as another:
+                    assert good_answers(another, []) == expected
+            moves.put(None)
+            assert session.code() is grpc.StatusCode.OK
         server.process.terminate()
         assert server.process.wait(60) == 0
+    assert "has ended by itself" not in log.read_text()
 
 
 def _wait_for_no_connections(server: Server) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import front_fakes
-from front_calls import until
+from front_calls import count, until
 from front_fakes import Running
 from headstream.server import keeper
 from headstream.server.engine.state import EngineState
 from headstream.server.errors import EngineStartError
+from headstream.server.tokenizer import TextTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +85,68 @@ async def test_who_drains_starts_nothing(checkpoint: Path) -> None:
         running.handle.set_state(EngineState.FAILED)
         await asyncio.sleep(0.1)
         assert running.handle.state is EngineState.FAILED
+
+
+async def test_one_that_ends_while_another_is_still_loaded_is_started_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--models", "slow=fake")
+    async with front_fakes.running_front(checkpoint, *flags, load=False) as running:
+        slow, may_load = running.front.models.find("slow"), asyncio.Event()
+        start = slow.start
+
+        async def start_slowly(*arguments: Any) -> None:
+            await may_load.wait()
+            await start(*arguments)
+
+        monkeypatch.setattr(slow, "start", start_slowly)
+        loading = asyncio.create_task(running.front.load(lambda _: None))
+        await until(lambda: running.handle.state is EngineState.SERVING)
+        await asyncio.sleep(0.05)
+        running.handle.set_state(EngineState.FAILED)
+        await until(lambda: running.handle.state is EngineState.SERVING)
+        assert not loading.done()
+        may_load.set()
+        await loading
+        assert running.front.health.serving
+        assert count(running, "engine_restarts_total", model="tiny") == 1
+
+
+async def test_one_that_ends_before_its_tokenizer_is_read_is_started_again(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, may_read = TextTokenizer.from_directory, threading.Event()
+
+    def read_slowly(directory: Path) -> TextTokenizer:
+        assert may_read.wait(60)
+        return read(directory)
+
+    monkeypatch.setattr(TextTokenizer, "from_directory", read_slowly)
+    async with front_fakes.running_front(checkpoint, load=False) as running:
+        loading = asyncio.create_task(running.front.load(lambda _: None))
+        await until(lambda: running.handle.state is EngineState.SERVING)
+        running.handle.set_state(EngineState.FAILED)
+        may_read.set()
+        await loading
+        await until(lambda: running.front.health.serving)
+
+
+async def test_whatever_goes_wrong_is_one_more_try(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine starts, and then a file beside its weights cannot be read."""
+    async with front_fakes.running_front(checkpoint) as running:
+        read, faults = TextTokenizer.from_directory, [OSError("gone"), EngineStartError("not yet")]
+
+        def read_sometimes(directory: Path) -> TextTokenizer:
+            if faults:
+                raise faults.pop(0)
+            return read(directory)
+
+        before = running.front.models.find("").loaded
+        monkeypatch.setattr(TextTokenizer, "from_directory", read_sometimes)
+        running.handle.set_state(EngineState.FAILED)
+        await until(lambda: running.front.models.find("").loaded is not before)
+        assert running.front.health.serving
+        assert count(running, "engine_restarts_total", model="tiny") == 3
+        assert running.front.alive

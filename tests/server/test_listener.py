@@ -10,12 +10,20 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import psutil
 import pytest
 
 import front_fakes
 from certificates import Pair, needs_openssl
+from front_fakes import Running
 from headstream.server.errors import ConfigError
-from headstream.v1 import model_service_pb2, model_service_pb2_grpc
+from headstream.v1 import embeddings_service_pb2 as embed_pb
+from headstream.v1 import (
+    embeddings_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    types_pb2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +110,39 @@ async def test_too_large_a_request_is_refused(checkpoint: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"\x0a\xe6\x07" + name + b"x")
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def connections(running: Running) -> set[int]:
+    """The clients' ports."""
+    return {
+        each.raddr.port
+        for each in psutil.Process().net_connections("tcp")
+        if each.laddr.port == running.ports.grpc and each.status == psutil.CONN_ESTABLISHED
+    }
+
+
+async def test_the_age_of_a_connection_cuts_no_call(checkpoint: Path) -> None:
+    """New calls go over a new one. A grace of ten seconds more than the deadline was too little."""
+    flags = ("--connection-age", "0.3", "--stream-deadline", "0.1")
+    async with front_fakes.running_front(checkpoint, *flags) as running:
+        stub: Any = embeddings_service_pb2_grpc.EmbeddingsServiceStub(running.channel)
+        texts = stub.EmbedStream()
+
+        async def embed(number: int) -> int:
+            item = embed_pb.EmbedStreamItem(
+                id=number, item=embed_pb.EmbedInput(input=types_pb2.Input(text="fish"))
+            )
+            await texts.write(embed_pb.EmbedStreamRequest(items=[item]))
+            answered: int = (await texts.read()).answers[0].id
+            return answered
+
+        assert await embed(1) == 1
+        [first] = connections(running)
+        await asyncio.sleep(11.5)
+        models: Any = model_service_pb2_grpc.ModelServiceStub(running.channel)
+        await models.GetModel(model_service_pb2.GetModelRequest(), timeout=60)
+        assert connections(running) - {first}, "negative control: it has not aged"
+        assert await embed(2) == 2
+        await texts.done_writing()
+        assert await texts.read() is grpc.aio.EOF
+        assert await texts.code() is grpc.StatusCode.OK

@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmana
 from pathlib import Path
 from typing import Any
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access import call_server
 from headstream.access.certificates import Certificates
 from headstream.access.files import FileError, watch
 from headstream.access.gate import Gate
@@ -54,13 +54,14 @@ async def serve(settings: Settings, on_ready: Callable[[str, Identity], None]) -
             stack.enter_context(_only_writer(settings.on_disk))
         service = await stack.enter_async_context(_service(settings))
         gate, certificates = _access(settings)
-        server = grpc.aio.server(
+        server = call_server.make_server(
             interceptors=[CallInterceptor(gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
             ],
+            on_unknown=lambda: None,
         )
         lookup_service_pb2_grpc.add_LookupServiceServicer_to_server(service, server)
         checks: Any = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue] - set at import

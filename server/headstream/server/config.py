@@ -187,11 +187,12 @@ class Settings(BaseSettings):
     keepalive_min_ping: Seconds = 20.0
     """Seconds between pings that a client may send."""
     connection_age: Seconds | None = None
-    """Seconds after which a connection is closed gently, so that clients spread anew."""
+    """Seconds after which a connection takes no more calls, so that clients spread anew. Those that
+    run go on, however long."""
 
     # --- Log and traces ---
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level written."""
+    """Least level written; the `call` lines, the record of who asked for what, always are."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto: console on a terminal, JSON lines elsewhere."""
     otlp_endpoint: str | None = None

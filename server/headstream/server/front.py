@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import grpc.aio
 import structlog
 
 from headstream.access.files import FileError, watch
@@ -22,6 +23,7 @@ from headstream.server.health import Health
 from headstream.server.interceptor import CallInterceptor
 from headstream.server.keeper import EngineKeeper
 from headstream.server.listener import bind, make_server, read_certificates, service_names
+from headstream.server.listening import Listening
 from headstream.server.liveness import Heartbeat
 from headstream.server.metrics import Metrics
 from headstream.server.models import Models, ServedModel
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 
 CUT_SECONDS = 2.0
 """Before the grace ends: streams still open are told where to go on, instead of being dropped."""
-
-RELISTEN_SECONDS = 0.05
-"""Between tries to bind a port again that the server before has not left."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 
@@ -92,7 +91,7 @@ class Front:
         self._keepers: list[EngineKeeper] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None  # of files that may be replaced
-        self._listening: asyncio.Task[None] | None = None
+        self._listening = Listening(self._make_server)
         for model, heartbeat in zip(self.models, self._heartbeats, strict=True):
             self._listen_to(model, heartbeat)
 
@@ -114,54 +113,39 @@ class Front:
     def alive(self) -> bool:
         """Whether the process should be left running."""
         given_up = any(keeper.given_up for keeper in self._keepers)
-        return not given_up and all(
-            heartbeat.alive
-            for model, heartbeat in zip(self.models, self._heartbeats, strict=True)
-            if model.handle.state is not EngineState.FAILED  # its keeper sees to it
+        return (
+            self._listening.alive
+            and not given_up
+            and all(
+                heartbeat.alive
+                for model, heartbeat in zip(self.models, self._heartbeats, strict=True)
+                if model.handle.state is not EngineState.FAILED  # its keeper sees to it
+            )
         )
 
     async def listen(self) -> Ports:
         """Take the ports first, so that a mistake shows before minutes of loading."""
         settings = self._settings
         self._certificates = read_certificates(settings)
-        port = await self._make_server(settings.port)
+        port = await self._listening.bind(settings.port)
         try:
             admin_port = await self._admin.start(settings.host, settings.admin_port)
         except OSError as error:
             raise ConfigError(f"admin_port: {settings.admin_port}: {error.strerror}") from None
-        await self._server.start()
-        self._listening = asyncio.create_task(self._keep_listening(port), name="listening")
+        await self._listening.start()
         self._watching = asyncio.create_task(self._watch_files(), name="file watch")
         return Ports(settings.host, port, admin_port)
 
-    async def _make_server(self, port: int) -> int:
-        """A server that is bound to the port, not yet started; returns its number."""
+    async def _make_server(self, port: int) -> tuple[grpc.aio.Server, int]:
+        """A server that is bound to the port, not yet started, and the port's number."""
         settings = self._settings.model_copy(update={"port": port})
         interceptor = CallInterceptor(self.policy)
-        self._server = make_server(settings, self.models, self.metrics, interceptor, self.health)
+        server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
-        port = bind(self._server, settings, self._certificates)
+        port = bind(server, settings, self._certificates)
         if self._explorer is not None:
-            self._explorer.attach(self._server)
-        return port
-
-    async def _keep_listening(self, port: int) -> None:
-        """Begin anew where gRPC ends by itself: a method's name that is no UTF-8 stops its loop."""
-        while True:
-            ended = asyncio.create_task(self._server.wait_for_termination())
-            # To wait for a task, unlike to await it, does not cancel it, nor so the server.
-            await asyncio.wait({ended})
-            log.error(
-                "the gRPC server has ended by itself and is started again",
-                exc_info=ended.exception(),
-            )
-            while True:
-                try:
-                    await self._make_server(port)
-                    break
-                except ConfigError:  # the one before has not left its port yet
-                    await asyncio.sleep(RELISTEN_SECONDS)
-            await self._server.start()
+            self._explorer.attach(server)
+        return server, port
 
     async def _watch_files(self) -> None:
         certificates = [] if self._certificates is None else [self._certificates.files]
@@ -173,28 +157,29 @@ class Front:
         Raises:
             EngineStartError: One of them cannot start.
         """
+        self._keepers = [self._make_keeper(model) for model in self.models]
         try:
             async with asyncio.TaskGroup() as group:
-                for model in self.models:
-                    group.create_task(self._load_one(model, on_progress))
+                for model, keeper in zip(self.models, self._keepers, strict=True):
+                    group.create_task(self._load_one(model, keeper, on_progress))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        for model in self.models:
-            self._keep(model)
 
-    def _keep(self, model: ServedModel) -> None:
+    def _make_keeper(self, model: ServedModel) -> EngineKeeper:
         async def restart() -> None:
             self.metrics.engine_restarts.labels(model.name).inc()
             await model.start(self._settings, lambda _: None)
             await self.health.update()
 
-        keeper = EngineKeeper(model, restart, self._settings.engine_restarts)
-        self._keepers.append(keeper)
-        self._keeping.append(asyncio.create_task(keeper.run(), name=f"keeper of {model.name}"))
+        return EngineKeeper(model, restart, self._settings.engine_restarts)
 
-    async def _load_one(self, model: ServedModel, on_progress: Callable[[Loading], None]) -> None:
+    async def _load_one(
+        self, model: ServedModel, keeper: EngineKeeper, on_progress: Callable[[Loading], None]
+    ) -> None:
         self._starting.append(model)
         await model.start(self._settings, on_progress)
+        # At once: it may end while others are still being loaded.
+        self._keeping.append(asyncio.create_task(keeper.run(), name=f"keeper of {model.name}"))
         if model.loaded is not None:
             self.metrics.set_limits(model.name, model.loaded.limits)
         await self.health.update()
@@ -211,20 +196,17 @@ class Front:
         self.policy.draining = True
         self.policy.cut_open_calls(only_endless=True)  # they would outlast any grace
         cut_after = max(0.0, settings.grace - CUT_SECONDS)
-        if self._listening is not None:
-            self._listening.cancel()
         timer = asyncio.get_running_loop().call_later(cut_after, self.policy.cut_open_calls)
-        await self._server.stop(settings.grace)
+        await self._listening.stop(settings.grace)
         timer.cancel()
 
     async def close(self) -> None:
         """Stop at once what is still there."""
-        begun = (self._watching, self._listening)
-        tasks = [*self._keeping, *(task for task in begun if task is not None)]
+        tasks = [*self._keeping, *([] if self._watching is None else [self._watching])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.stop(None)
+        await self._listening.stop(None)
         for model in self._starting:
             await model.handle.stop()
         if self._explorer is not None:

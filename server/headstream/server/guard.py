@@ -28,6 +28,7 @@ from headstream.server.errors import (
     ServiceError,
     StreamCut,
 )
+from headstream.server.logs import audit
 from headstream.server.patience import Patience
 from headstream.server.policy import CallPolicy
 from headstream.server.status import public_message
@@ -220,7 +221,7 @@ class Guard:
         if call.trace is not None:
             call.trace.end(call, code, reason)
         # Who is refused is told, whatever was asked for; probes of health are not worth a line.
-        write = log.info if self._own or code in _REFUSED else log.debug
+        write = audit.info if self._own or code in _REFUSED else log.debug
         write(
             "call",
             request_id=call.request_id,

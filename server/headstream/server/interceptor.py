@@ -50,7 +50,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[TRequest, TResponse] | None:
         """The handler of a call, wrapped."""
         handler = await continuation(handler_call_details)
-        # gRPC gives None for methods nobody registered, and answers UNIMPLEMENTED itself.
+        # An older grpcio asks for methods nobody registered, too, and answers UNIMPLEMENTED itself.
         if handler is None:
             self.policy.count_unknown_method()
             return None

@@ -21,23 +21,26 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 
 
 class EngineKeeper:
-    """Looks after the engine of one model once it has been loaded."""
+    """Looks after the engine of one model, and sees from the first what becomes of it."""
 
     def __init__(
         self, model: ServedModel, restart: Callable[[], Awaitable[None]], most: int
     ) -> None:
-        """``restart`` loads the model again; ``most``: tries in a row, after which it gives up."""
+        """``restart`` loads the model again; ``most``: tries in a row, after which it gives up.
+
+        Made before the model is loaded: it may end as soon as that.
+        """
         self.given_up = False
         self._model = model
         self._restart = restart
         self._most = most
         self._ended = asyncio.Event()
         self._tries = 0  # in a row
-        self._serving_since: float | None = time.monotonic()
+        self._serving_since: float | None = None
         model.handle.on_state(self._on_state)
 
     async def run(self) -> None:
-        """Until it gives up."""
+        """From when the model has been loaded, until it gives up."""
         while not self.given_up:
             await self._ended.wait()
             self._ended.clear()

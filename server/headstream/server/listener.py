@@ -13,6 +13,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from headstream.access import call_server
 from headstream.access.certificates import Certificates
 from headstream.access.files import FileError
 from headstream.open_inference import inference_pb2, inference_pb2_grpc
@@ -117,7 +118,8 @@ def make_server(
     health: Health,
 ) -> grpc.aio.Server:
     """The server with all services, not yet listening."""
-    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+    count_unknown = interceptor.policy.count_unknown_method
+    server = call_server.make_server([interceptor], _options(settings), count_unknown)
     logits: Any = LogitsService
     embeddings: Any = EmbeddingsService
     internals: Any = InternalsService
@@ -198,9 +200,6 @@ def _options(settings: Settings) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if settings.connection_age is not None:
-        grace = int((settings.stream_deadline + 10) * 1000)  # the longest stream must fit
-        options += [
-            ("grpc.max_connection_age_ms", int(settings.connection_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", grace),
-        ]
+        # No grace, which would cut sessions and bulk streams: calls have bounds of their own.
+        options.append(("grpc.max_connection_age_ms", int(settings.connection_age * 1000)))
     return options

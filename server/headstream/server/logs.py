@@ -11,9 +11,14 @@ from structlog.typing import Processor
 
 from headstream.server.config import Settings
 
+audit: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+    None, wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET)
+)
+"""The record of who asked for what: written whatever the level, in the log's own format."""
+
 
 def configure_logs(settings: Settings, stream: TextIO = sys.stderr) -> None:
-    """Set the format and the level for the whole process."""
+    """Set the format and the level for the whole process; :data:`audit` has no level."""
     console = settings.log_format == "console" or (
         settings.log_format == "auto" and stream.isatty()
     )

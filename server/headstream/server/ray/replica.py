@@ -80,13 +80,13 @@ class Replica:
         check_bounded()
 
     async def check_health(self) -> None:
-        """Ray replaces a replica that fails three times: its engine is stuck, or given up.
+        """Ray replaces a replica that fails three times: it is stuck, given up, or does not listen.
 
         Raises:
             RuntimeError: It is.
         """
         if not self._front.alive:
-            raise RuntimeError("an engine makes no steps, or does not start again")
+            raise RuntimeError("an engine is stuck or given up, or nobody listens")
 
     async def __del__(self) -> None:  # Ray awaits it, after the last call
         await self._front.drain()
