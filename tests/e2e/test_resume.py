@@ -32,9 +32,15 @@ SAMPLED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Generator[Server]:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server that lives has logged."""
+    return tmp_path_factory.mktemp("server") / "log"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, log: Path) -> Generator[Server]:
     """One that lives."""
-    with running_server(tiny_model, *FLAGS) as running:
+    with running_server(tiny_model, *FLAGS, stderr=log) as running:
         yield running
 
 
@@ -168,7 +174,8 @@ def test_what_was_generated_is_more_than_a_longer_prompt(server: Server) -> None
         assert tokens(rest)[: len(ids) - 6] != ids[6:]
 
 
-def test_what_had_ended_is_refused(server: Server) -> None:
+def test_what_had_ended_is_refused(server: Server, log: Path) -> None:
+    """And told to its caller alone: it is no fault of the server's."""
     stop = pb.StopConditions(max_new_tokens=4, token_ids=[9])
     assert refusal(server, [7, 9], stop=stop) == "generated_token_ids[1]: 9 is a stop token"
     assert refusal(server, [7, 1], stop=stop) == "generated_token_ids[1]: 1 is a stop token"
@@ -177,6 +184,9 @@ def test_what_had_ended_is_refused(server: Server) -> None:
     expected = "generated_token_ids: end the text that sampling.constraint admits"
     assert refusal(server, ids, **schema).startswith(expected)
     assert refusal(server, [*ids[:3], ids[0]], **schema).startswith(expected)
+    logged = log.read_text()
+    assert logged.count("INVALID_ARGUMENT") >= 4
+    assert "sequence failed" not in logged
 
 
 # --- With the client: a server dies ---

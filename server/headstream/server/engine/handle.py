@@ -254,7 +254,7 @@ class EngineHandle:
                 if delta.finish is None:
                     self._send(Abort(delta.id))
                 continue
-            if delta.error:
+            if delta.finish == "error":  # any other end lies in the request, and its caller is told
                 log.error("sequence failed", model=self.config.name, error=delta.error)
             stream.put(to_event(delta, frames))
             if delta.finish is not None:
