@@ -160,6 +160,38 @@ def test_a_broken_record_at_the_end_is_cut_off(running: Server, cut: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "wrong", [["--dimensions", "5000"], ["--layer", "99"], ["--prompt-name", "none"]]
+)
+def test_a_mistake_is_told_and_can_be_mended(
+    running: Server, tmp_path: Path, wrong: list[str]
+) -> None:
+    source, output = write(tmp_path / "a.txt", ["one", "two"]), tmp_path / "a.npy"
+    done = embed(running, source, output, *wrong)
+    assert done.returncode == 1
+    assert "INVALID_ARGUMENT" in done.stderr
+    assert "goes on" not in done.stderr
+    assert files(tmp_path) == ["a.txt"]
+    assert embed(running, source, output).returncode == 0
+
+
+def test_lines_of_which_none_has_a_vector_leave_nothing(running: Server, tmp_path: Path) -> None:
+    source, output = write(tmp_path / "a.txt", ["fish " * 3000] * 2), tmp_path / "a.npy"
+    done = embed(running, source, output)
+    assert done.returncode == 1
+    assert "no line could be embedded" in done.stderr
+    assert files(tmp_path) == ["a.txt"]
+    assert embed(running, source, output, "--truncate").returncode == 0
+
+
+def test_a_part_without_a_line_done_is_begun_anew(running: Server, tmp_path: Path) -> None:
+    """A run that was killed before its first answer binds nobody."""
+    source, output = write(tmp_path / "a.txt", ["one"]), tmp_path / "a.npy"
+    (tmp_path / "a.npy.part").write_text('{"options": "others"}\n')
+    assert embed(running, source, output).returncode == 0
+    assert files(tmp_path) == ["a.npy", "a.txt"]
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [("a.txt", "written as .npy or .parquet"), ("a.parquet", "parquet needs pyarrow: pip install")],
 )

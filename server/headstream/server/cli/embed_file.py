@@ -51,7 +51,8 @@ def embed_file(
         try:
             _run(client, source, part, served.name, options)
         except Exception:
-            typer.echo("hint: the same command goes on where this one ended", err=True)
+            if any(part.done):
+                typer.echo("hint: the same command goes on where this one ended", err=True)
             raise
         num_errors = len(part.errors())
         write_vectors(part, output)

@@ -18,7 +18,7 @@ class PartFile:
     """A line of JSON that tells what is run, then a record for each line of text that is done.
 
     Records are appended as answers come, in any order. A run that was cut leaves a broken record
-    at the end at worst, which the next one cuts off.
+    at the end at worst, which the next one cuts off. Where nothing was done, nothing is kept.
 
     Raises:
         ValueError: It belongs to another run, or another process is writing it.
@@ -43,16 +43,17 @@ class PartFile:
         """Take up what is there."""
         self._file.seek(0)
         first = self._file.readline()
-        if not first.endswith(b"\n"):  # it is new, or was cut before anything was done
-            self._file.truncate(0)
+        self._start = self._file.tell()
+        try:
+            found = json.loads(first) if first.endswith(b"\n") else {}
+        except ValueError:
+            raise ValueError(f"{self.path} is no part file") from None
+        if all(kind == _FORMAT for _, kind, _ in self._records()):  # new, or nothing was done
+            self._file.seek(0)
+            self._file.truncate()
             self._file.write(json.dumps(run).encode() + b"\n")
             self._start = self._file.tell()
             return
-        self._start = self._file.tell()
-        try:
-            found = json.loads(first)
-        except ValueError:
-            raise ValueError(f"{self.path} is no part file") from None
         self._compare(found, run)
         end = self._start
         for line, kind, payload in self._records():
@@ -127,3 +128,5 @@ class PartFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        if not any(self.done):
+            self.path.unlink(missing_ok=True)
