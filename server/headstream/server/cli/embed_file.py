@@ -57,6 +57,8 @@ def embed_file(
         num_errors = len(part.errors())
         write_vectors(part, output)
     typer.echo(f"{output}: {num_lines} lines", err=True)
+    if part.num_truncated:
+        typer.echo(f"{part.num_truncated} of them were too long and were cut", err=True)
     if num_errors:
         told = f"{num_errors} of them have no vector: see {output}.errors.jsonl"
         typer.echo(told, err=True)
@@ -73,13 +75,20 @@ def _run(client: Client, source: Path, part: PartFile, model: str, options: Embe
     wanted: EmbedOptions = {**options, "priority": "batch"}
     answers = client.embed_stream(texts, model=model, **wanted)
     with _bar(part) as advance, answers as stream:
-        for line, vector in stream:
+        for answer in stream:
+            line, vector = answer
             if stream.fingerprint != fingerprint:
                 raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")
             if isinstance(vector, FailedItem):
                 part.add_error(line, vector.reason, vector.message)
             else:
-                part.add_vector(line, vector.dtype.str, list(vector.shape), vector.tobytes())
+                part.add_vector(
+                    line,
+                    vector.dtype.str,
+                    list(vector.shape),
+                    vector.tobytes(),
+                    truncated=answer.truncated,
+                )
             advance()
 
 
