@@ -33,7 +33,8 @@ def embed_file(
     """Write the vectors of all lines. A run that was cut goes on where it was.
 
     Raises:
-        ValueError: The output cannot be written, or is being made by a run that differs.
+        ValueError: The output cannot be written, or is being made by a run that differs; or there
+            are lines that the server failed at, which the same command tries again.
         typer.Exit: With 1, at the end, if there are lines without a vector.
     """
     check_output(output)
@@ -66,19 +67,27 @@ def embed_file(
 
 
 def _run(client: Client, source: Path, part: PartFile, model: str, options: EmbedOptions) -> None:
-    """Embed the lines that are not done yet."""
+    """Embed the lines that are not done yet.
+
+    Raises:
+        ValueError: The vectors are of another model, or lines are not done, by a server's fault.
+    """
     from headstream.client import FailedItem
 
     fingerprint = client.model(model).fingerprint
     texts = ((line, text) for line, text in _lines(source) if not part.done[line])
     # Nobody waits for a single line: who waits for a text of his own goes first.
     wanted: EmbedOptions = {**options, "priority": "batch"}
+    faults: list[FailedItem] = []
     answers = client.embed_stream(texts, model=model, **wanted)
     with _bar(part) as advance, answers as stream:
         for answer in stream:
             line, vector = answer
             if stream.fingerprint != fingerprint:
                 raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")
+            if isinstance(vector, FailedItem) and vector.passing:
+                faults.append(vector)
+                continue
             if isinstance(vector, FailedItem):
                 part.add_error(line, vector.reason, vector.message)
             else:
@@ -90,6 +99,9 @@ def _run(client: Client, source: Path, part: PartFile, model: str, options: Embe
                     truncated=answer.truncated,
                 )
             advance()
+    if faults:
+        what = f"the server had a fault at {len(faults)} lines, which are not done; the first: "
+        raise ValueError(what + faults[0].message)
 
 
 def _lines(source: Path) -> Iterator[tuple[int, str]]:
