@@ -29,7 +29,9 @@ from headstream.lookup.reading import Reading
 IN_FLIGHT = 2
 """Texts at the server at once: one is computed while the next arrives."""
 BUSY_SECONDS = 60.0
-"""That a full queue of the server is waited for."""
+"""That a server which has too much to do is waited for."""
+BUSY = {"QUEUE_FULL", "DEADLINE_TOO_SHORT"}
+"""The reasons with which it says so."""
 BUSY_PAUSE_SECONDS = 0.2
 """Between two tries, where the server names no time."""
 REPLY_BYTES = 3 << 20
@@ -194,13 +196,13 @@ class Embedder:
         *args: Params.args,
         **kwargs: Params.kwargs,
     ) -> Result:
-        """Call the server; while its queue is full, wait."""
+        """Call the server; while it has too much to do, wait."""
         give_up = asyncio.get_running_loop().time() + BUSY_SECONDS
         while True:
             try:
                 return await method(*args, **kwargs)
             except ResourceExhausted as error:
-                if error.reason != "QUEUE_FULL" or asyncio.get_running_loop().time() > give_up:
+                if error.reason not in BUSY or asyncio.get_running_loop().time() > give_up:
                     raise _failure(error) from error
                 await asyncio.sleep(error.retry_after or BUSY_PAUSE_SECONDS)
             except HeadstreamError as error:
