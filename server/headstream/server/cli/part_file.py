@@ -46,7 +46,7 @@ class PartFile:
         first = self._file.readline()
         self._start = self._file.tell()
         try:
-            found = json.loads(first) if first.endswith(b"\n") else {}
+            found: Any = json.loads(first) if first.endswith(b"\n") else {}
         except ValueError:
             raise ValueError(f"{self.path} is no part file") from None
         if all(kind == _FORMAT for _, kind, _ in self._records()):  # new, or nothing was done
