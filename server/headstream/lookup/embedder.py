@@ -120,6 +120,8 @@ class Embedder:
         part = text[window.start : window.end]
         vectors, new = await self._vectors(part, spans, self._document_prompt)
         count, computed = len(window.chunks), len(vectors) if new else 0
+        if new and found:  # the same text without its words is known now, too
+            self._cache.put(self._key(part, spans[:count], self._document_prompt), vectors[:count])
         return Reading(list(window.chunks), vectors[:count], found, vectors[count:], computed)
 
     async def _tokens(self, text: str) -> list[Range]:
@@ -140,7 +142,7 @@ class Embedder:
 
         They are computed once, also for two who ask at once.
         """
-        key = content_key(self.identity.digest, prompt, text, spans)
+        key = self._key(text, spans, prompt)
         running = self._running.get(key)
         kept = self._cache.get(key) if running is None else await asyncio.shield(running)
         if kept is not None:
@@ -151,6 +153,9 @@ class Embedder:
         task.add_done_callback(lambda _: self._running.pop(key))
         # Shielded: whoever asked first may leave, and others may wait for it as well.
         return await asyncio.shield(task), True
+
+    def _key(self, text: str, spans: tuple[Range, ...], prompt: str) -> bytes:
+        return content_key(self.identity.digest, prompt, text, spans)
 
     async def _compute(
         self, key: bytes, text: str, spans: tuple[Range, ...], prompt: str
