@@ -1,5 +1,6 @@
 """Texts that are embedded each for itself: vectors of any type, how they were made, and errors."""
 
+import grpc
 import numpy as np
 import pytest
 
@@ -41,6 +42,22 @@ def test_a_bad_text_has_its_place_among_the_others(script, client):
     assert second == FailedItem(1, "INVALID_FIELD", "is empty")
     sent = script.requests[0].options
     assert (sent.dimensions, sent.truncate) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "passing"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", False),
+        (grpc.StatusCode.FAILED_PRECONDITION, "NO_CHAT_TEMPLATE", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "REPLY_TOO_LARGE", False),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "DEADLINE_TOO_SHORT", True),
+        (grpc.StatusCode.INTERNAL, "INTERNAL", True),
+    ],
+)
+def test_what_may_pass_is_told_from_what_lasts(script, client, code, reason, passing):
+    error = embeddings_pb.ItemError(code=code.value[0], message="m", reason=reason)
+    script.embed = lambda request, context: reply_of(embeddings_pb.EmbedResult(error=error))
+    assert client.embed_each(["a"]) == [FailedItem(0, reason, "m", passing=passing)]
 
 
 def test_spans_go_with_their_texts(script, client):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headstream.client import Client
+from headstream.client import Client, TextEmbedding
 from server_process import Server, running_server, save_tiny_model
 
 COMMAND = [sys.executable, "-m", "headstream.server.cli", "embed"]
@@ -84,6 +84,30 @@ def test_parquet(running: Server, tmp_path: Path) -> None:
     assert table["vector"][1] is table["vector"][3] is None
     rows = np.array([table["vector"][i] for i in (0, 2, 4)], np.float32)
     assert np.array_equal(rows, expected)
+
+
+def test_lines_that_were_cut_are_counted(running: Server, tmp_path: Path) -> None:
+    """Also those of a run that goes on, which one of a full part file does with nothing to do."""
+    lines = ["fish", "fish " * 3000, "", "hen " * 3000]
+    source, output = write(tmp_path / "a.txt", lines), tmp_path / "a.npy"
+    (tmp_path / "a.npy.rows").mkdir()  # it cannot be written in the end: the part file stays
+    assert embed(running, source, output, "--truncate").returncode == 1
+    assert (tmp_path / "a.npy.part").exists()
+    (tmp_path / "a.npy.rows").rmdir()
+    done = embed(running, source, output, "--truncate")
+    assert "going on: 4 of 4 lines" in done.stderr
+    assert "2 of them were too long and were cut\n" in done.stderr
+    with Client(running.address) as client:
+        expected = client.embed_each([lines[1], lines[3]], truncate=True)
+        rows = np.load(output)
+        for row, each in zip(rows[[1, 3]], expected, strict=True):
+            assert isinstance(each, TextEmbedding)
+            assert np.array_equal(row, each.vectors)
+        answers = {answer[0]: answer for answer in client.embed_stream(lines, truncate=True)}
+        assert [answers[i].truncated for i in range(4)] == [False, True, False, True]
+        result = answers[1].result
+        assert isinstance(result, TextEmbedding)
+        assert result.num_tokens == client.model().limits.max_model_tokens
 
 
 def killed(running: Server, source: Path, output: Path) -> None:
@@ -157,6 +181,39 @@ def test_a_broken_record_at_the_end_is_cut_off(running: Server, cut: Path) -> No
         expected = client.embed([f"fish {i}" for i in range(2950, 3000)])
     assert np.array_equal(rows[2950:], expected)
     assert not np.isnan(rows).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--dimensions", "5000"], ["--layer", "99"], ["--prompt-name", "none"], ["--dtype", "int8"]],
+)
+def test_a_mistake_is_told_and_can_be_mended(
+    running: Server, tmp_path: Path, wrong: list[str]
+) -> None:
+    source, output = write(tmp_path / "a.txt", ["one", "two"]), tmp_path / "a.npy"
+    done = embed(running, source, output, *wrong)
+    assert done.returncode == 1
+    assert wrong[0][2:].replace("-", "_") in done.stderr
+    assert "goes on" not in done.stderr
+    assert files(tmp_path) == ["a.txt"]
+    assert embed(running, source, output).returncode == 0
+
+
+def test_lines_of_which_none_has_a_vector_leave_nothing(running: Server, tmp_path: Path) -> None:
+    source, output = write(tmp_path / "a.txt", ["fish " * 3000] * 2), tmp_path / "a.npy"
+    done = embed(running, source, output)
+    assert done.returncode == 1
+    assert "no line could be embedded" in done.stderr
+    assert files(tmp_path) == ["a.txt"]
+    assert embed(running, source, output, "--truncate").returncode == 0
+
+
+def test_a_part_without_a_line_done_is_begun_anew(running: Server, tmp_path: Path) -> None:
+    """A run that was killed before its first answer binds nobody."""
+    source, output = write(tmp_path / "a.txt", ["one"]), tmp_path / "a.npy"
+    (tmp_path / "a.npy.part").write_text('{"options": "others"}\n')
+    assert embed(running, source, output).returncode == 0
+    assert files(tmp_path) == ["a.npy", "a.txt"]
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,19 @@ def test_no_text_is_embedded_twice(lookup: Lookup, minilm: Server) -> None:
     assert embeds() == start + 3
 
 
+def test_chunks_are_known_where_words_were_asked_for(lookup: Lookup) -> None:
+    """And the other way round the words are read: nothing has computed them."""
+    text = "Here stands a sentence. Behind it stands one more, which is the last."
+    assert lookup.add({"a": text}, words=True).embedded == 1 + 13
+    chunks = [(hit.text, hit.score) for hit in lookup.search("stands")]
+    reply = lookup.add({"a": text})
+    assert (list(reply.outcomes), reply.embedded, reply.cached) == ([REPLACED], 0, 1)
+    assert [(hit.text, hit.score) for hit in lookup.search("stands")] == chunks
+    other = text.replace("last", "end")
+    assert lookup.add({"b": other}).embedded == 1
+    assert lookup.add({"b": other}, words=True).embedded == 1 + 13
+
+
 def refusal(server: str, store: Path) -> str:
     done = subprocess.run(
         lookup_command(server, store), capture_output=True, text=True, timeout=240, check=False

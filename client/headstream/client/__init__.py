@@ -10,6 +10,7 @@ from headstream.client._channel import Tls
 from headstream.client._client import Client
 from headstream.client._continuation import Continuation
 from headstream.client._decoding import Branch, Decoding
+from headstream.client._embed_answer import EmbedAnswer
 from headstream.client._embed_requests import EmbedOptions
 from headstream.client._embed_stream import EmbedStream
 from headstream.client._errors import (
@@ -76,6 +77,7 @@ __all__ = [
     "Continuation",
     "DeadlineExceeded",
     "Decoding",
+    "EmbedAnswer",
     "EmbedError",
     "EmbedOptions",
     "EmbedResult",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar, Unpack, overload
 
 from headstream.client import _embed_requests
 from headstream.client._async_item_stream import AsyncItemStream
-from headstream.client._embed_parser import Answer, EmbedParser
-from headstream.client._stream_items import IdT, StreamItems
+from headstream.client._embed_answer import EmbedAnswer, IdT
+from headstream.client._embed_parser import EmbedParser
+from headstream.client._stream_items import StreamItems
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class _Sender(Generic[IdT]):
         self._answered.set()
 
 
-class AsyncEmbedStream(EmbedParser[IdT], AsyncItemStream[pb.EmbedStreamResponse, Answer[IdT]]):
-    """Async iterator over pairs of an id and a vector [d], or a `FailedItem`, in any order.
+class AsyncEmbedStream(EmbedParser[IdT], AsyncItemStream[pb.EmbedStreamResponse, EmbedAnswer[IdT]]):
+    """Async iterator over `EmbedAnswer`s: an id and a vector [d], or a `FailedItem`; in any order.
 
     The call begins with the first iteration. Leaving the loop early ends it when the object goes
     away; `await aclose()` or an `async with` block ends it at once.

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from headstream.client import _status
-from headstream.client._errors import FailedItem
+from headstream.client._embed_answer import EmbedAnswer, IdT
 from headstream.client._event_parser import EventParser
-from headstream.client._results import Array
-from headstream.client._stream_items import IdT
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
     from headstream.client._errors import RpcError
     from headstream.client._results import Fingerprint
     from headstream.client._stream_items import StreamItems
-
-Answer: TypeAlias = tuple[IdT, Array | FailedItem]
 
 
 class TextSender(Protocol):
@@ -31,13 +27,13 @@ class TextSender(Protocol):
         ...
 
 
-class EmbedParser(EventParser[pb.EmbedStreamResponse, Answer[IdT]], Generic[IdT]):
+class EmbedParser(EventParser[pb.EmbedStreamResponse, EmbedAnswer[IdT]], Generic[IdT]):
     """What both streams make of the answers."""
 
     def __init__(self, items: StreamItems[IdT], sender: TextSender) -> None:
         self._items = items
         self._sender = sender
-        self._ready: deque[Answer[IdT]] = deque()
+        self._ready: deque[EmbedAnswer[IdT]] = deque()
 
     @property
     def fingerprint(self) -> Fingerprint | None:
@@ -53,7 +49,7 @@ class EmbedParser(EventParser[pb.EmbedStreamResponse, Answer[IdT]], Generic[IdT]
         self._ready.extend(self._items.feed(event))
         self._sender.go_on()
 
-    def _take(self) -> Answer[IdT] | None:
+    def _take(self) -> EmbedAnswer[IdT] | None:
         return self._ready.popleft() if self._ready else None
 
     def _progress(self) -> int | None:

@@ -6,9 +6,10 @@ import threading
 from typing import TYPE_CHECKING, Generic, Unpack, overload
 
 from headstream.client import _embed_requests
-from headstream.client._embed_parser import Answer, EmbedParser
+from headstream.client._embed_answer import EmbedAnswer, IdT
+from headstream.client._embed_parser import EmbedParser
 from headstream.client._item_stream import ItemStream
-from headstream.client._stream_items import IdT, StreamItems
+from headstream.client._stream_items import StreamItems
 from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class _Sender(Generic[IdT]):
             self._changed.notify()
 
 
-class EmbedStream(EmbedParser[IdT], ItemStream[pb.EmbedStreamResponse, Answer[IdT]]):
-    """Iterator over pairs of an id and a vector [d], or a `FailedItem`, in any order.
+class EmbedStream(EmbedParser[IdT], ItemStream[pb.EmbedStreamResponse, EmbedAnswer[IdT]]):
+    """Iterator over `EmbedAnswer`s: an id and a vector [d], or a `FailedItem`; in any order.
 
     The call begins with the first iteration. Leaving the loop early ends it when the object goes
     away; `close()` or a `with` block ends it at once.
@@ -172,7 +173,8 @@ class EmbedStreaming:
 
         Returns:
             An iterator of pairs, in the order of the answers, which is any: the text's id, or its
-            number from 0; and its vector [d], or why it could not be embedded.
+            number from 0; and its vector [d], or why it could not be embedded. A pair tells also
+            whether its text was cut (`truncated`) and how its vector was made (`result`).
 
         Raises:
             TypeError: `texts` is a string.

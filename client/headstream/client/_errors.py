@@ -40,6 +40,7 @@ class FailedItem:
     index: int  # position in the list of texts
     reason: str  # a word for programs, such as TEXT_TOO_LONG
     message: str  # what was wrong, naming the limit
+    passing: bool = False  # not the text's doing: it may go well another time
 
 
 class EmbedError(HeadstreamError):

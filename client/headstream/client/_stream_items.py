@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from headstream.client import _replies
+from headstream.client._embed_answer import EmbedAnswer, IdT
 from headstream.client._errors import FailedItem
 from headstream.client._inputs import text_input
 from headstream.client._text_embedding import read_result
@@ -13,9 +14,7 @@ from headstream.v1 import embeddings_service_pb2 as pb
 
 if TYPE_CHECKING:
     from headstream.client._inputs import Text
-    from headstream.client._results import Array, Fingerprint
-
-IdT = TypeVar("IdT")
+    from headstream.client._results import Fingerprint
 
 BATCH_ITEMS = 64
 BATCH_BYTES = 256 * 1024
@@ -87,19 +86,18 @@ class StreamItems(Generic[IdT]):
         self._message, self._message_bytes = pb.EmbedStreamRequest(), 0
         return message
 
-    def feed(self, reply: pb.EmbedStreamResponse) -> list[tuple[IdT, Array | FailedItem]]:
+    def feed(self, reply: pb.EmbedStreamResponse) -> list[EmbedAnswer[IdT]]:
         """The answers of a message, with the caller's ids."""
         if reply.HasField("fingerprint"):
             self.fingerprint = _replies.fingerprint(reply.fingerprint)
         self.num_answered += len(reply.answers)
         return [self._answer(answer) for answer in reply.answers]
 
-    def _answer(self, answer: pb.EmbedStreamAnswer) -> tuple[IdT, Array | FailedItem]:
+    def _answer(self, answer: pb.EmbedStreamAnswer) -> EmbedAnswer[IdT]:
         own_id, failed = self._unanswered.pop(answer.id)
         if failed is not None:
-            return own_id, failed
-        result = read_result(answer.id, answer.result)
-        return own_id, result if isinstance(result, FailedItem) else result.vectors
+            return EmbedAnswer(own_id, failed)
+        return EmbedAnswer(own_id, read_result(answer.id, answer.result))
 
 
 def split(text: Text | tuple[IdT, Text], number: int) -> tuple[IdT, Text]:

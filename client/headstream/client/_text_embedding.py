@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import grpc
 import numpy as np
 
 from headstream.client._errors import FailedItem
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
     from headstream.client._results import Array
     from headstream.v1 import embeddings_service_pb2 as pb
+
+
+_LASTING = {
+    code.value[0]
+    for code in (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.UNIMPLEMENTED,
+    )
+}
+"""What the same server would say of the same text again."""
+_TOO_LARGE = "REPLY_TOO_LARGE"
+"""So would this, whose code is also that of a queue that is full."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,8 +63,9 @@ def read_results(results: Iterable[pb.EmbedResult]) -> list[EmbedResult]:
 def read_result(index: int, result: pb.EmbedResult) -> EmbedResult:
     """What became of the text at a position of many."""
     if result.HasField("error"):
-        reason = result.error.reason or f"CODE_{result.error.code}"
-        return FailedItem(index, reason, result.error.message)
+        error = result.error
+        passing = error.code not in _LASTING and error.reason != _TOO_LARGE
+        return FailedItem(index, error.reason or f"CODE_{error.code}", error.message, passing)
     message = result.embedding
     shape = message.vectors.shape
     scales = None

@@ -1,4 +1,4 @@
-"""Vectors by the content they were computed from, so that no text is embedded twice."""
+"""Vectors by the content they were computed from, so that none is computed twice."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ from headstream.lookup.reading import Reading
 IN_FLIGHT = 2
 """Texts at the server at once: one is computed while the next arrives."""
 BUSY_SECONDS = 60.0
-"""That a full queue of the server is waited for."""
+"""That a server which has too much to do is waited for."""
+BUSY = {"QUEUE_FULL", "DEADLINE_TOO_SHORT"}
+"""The reasons with which it says so."""
 BUSY_PAUSE_SECONDS = 0.2
 """Between two tries, where the server names no time."""
 REPLY_BYTES = 3 << 20
@@ -118,6 +120,8 @@ class Embedder:
         part = text[window.start : window.end]
         vectors, new = await self._vectors(part, spans, self._document_prompt)
         count, computed = len(window.chunks), len(vectors) if new else 0
+        if new and found:  # the same text without its words is known now, too
+            self._cache.put(self._key(part, spans[:count], self._document_prompt), vectors[:count])
         return Reading(list(window.chunks), vectors[:count], found, vectors[count:], computed)
 
     async def _tokens(self, text: str) -> list[Range]:
@@ -138,7 +142,7 @@ class Embedder:
 
         They are computed once, also for two who ask at once.
         """
-        key = content_key(self.identity.digest, prompt, text, spans)
+        key = self._key(text, spans, prompt)
         running = self._running.get(key)
         kept = self._cache.get(key) if running is None else await asyncio.shield(running)
         if kept is not None:
@@ -149,6 +153,9 @@ class Embedder:
         task.add_done_callback(lambda _: self._running.pop(key))
         # Shielded: whoever asked first may leave, and others may wait for it as well.
         return await asyncio.shield(task), True
+
+    def _key(self, text: str, spans: tuple[Range, ...], prompt: str) -> bytes:
+        return content_key(self.identity.digest, prompt, text, spans)
 
     async def _compute(
         self, key: bytes, text: str, spans: tuple[Range, ...], prompt: str
@@ -194,13 +201,13 @@ class Embedder:
         *args: Params.args,
         **kwargs: Params.kwargs,
     ) -> Result:
-        """Call the server; while its queue is full, wait."""
+        """Call the server; while it has too much to do, wait."""
         give_up = asyncio.get_running_loop().time() + BUSY_SECONDS
         while True:
             try:
                 return await method(*args, **kwargs)
             except ResourceExhausted as error:
-                if error.reason != "QUEUE_FULL" or asyncio.get_running_loop().time() > give_up:
+                if error.reason not in BUSY or asyncio.get_running_loop().time() > give_up:
                     raise _failure(error) from error
                 await asyncio.sleep(error.retry_after or BUSY_PAUSE_SECONDS)
             except HeadstreamError as error:

@@ -37,8 +37,10 @@ class Found:
 class Store:
     """The only writer of its tables; readers may be many.
 
-    Each table is changed in one commit, words before chunks: a document is there once its chunks
-    are, and after a crash in between the same document is simply written again.
+    Each table is changed in one commit. What a document was made from, its digest, is with its
+    chunks, and those are changed last; before anything else the digest of what was there is taken
+    away. So a crash in between leaves no digest of what is not whole, and the same document, sent
+    again, is written again.
     """
 
     def __init__(self, chunks: AsyncTable, words: AsyncTable, identity: Identity) -> None:
@@ -50,6 +52,7 @@ class Store:
         }
         self._indexes = {name: VectorIndex(table, name) for name, table in self._tables.items()}
         self._writing = asyncio.Lock()
+        self._changes: set[asyncio.Task[int]] = set()
         self._upkeep: asyncio.Task[None] | None = None
 
     @classmethod
@@ -77,7 +80,7 @@ class Store:
         return cls(chunks, words, identity)
 
     async def digests(self, ids: Iterable[str]) -> dict[str, str]:
-        """The digest of each of these documents that is there."""
+        """The digest of each of these documents that is there; "" if it may not be whole."""
         condition = f"number = 0 AND {is_one_of('document_id', list(ids))}"
         rows = await self._rows(CHUNKS, condition, ("document_id", "digest"))
         return {row["document_id"]: row["digest"] for row in rows}
@@ -87,18 +90,12 @@ class Store:
         chunks = tables.chunk_rows(documents, self._schemas[CHUNKS])
         words = tables.word_rows(documents, self._schemas[WORDS])
         ids = [document.id for document in documents]
-        async with self._writing:
-            await self._replace(WORDS, ids, words)
-            await self._replace(CHUNKS, ids, chunks)
-        self._keep_up()
+        await self._change(ids, {WORDS: words, CHUNKS: chunks})
 
     async def delete(self, ids: Sequence[str]) -> int:
         """Forget documents; returns how many were there."""
-        async with self._writing:
-            there = len(await self.digests(ids))
-            for table in (self._tables[WORDS], self._tables[CHUNKS]):
-                await table.delete(is_one_of("document_id", ids))
-        return there
+        nothing = {name: schema.empty_table() for name, schema in self._schemas.items()}
+        return await self._change(ids, nothing)
 
     async def search(
         self,
@@ -156,12 +153,34 @@ class Store:
             await index.update(self._writing, max_new=1)
 
     async def close(self) -> None:
-        """Leave the tables as they are."""
+        """Leave the tables as they are, once the changes that were begun are whole."""
+        if self._changes:
+            await asyncio.wait(self._changes)
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait({self._upkeep})
         for table in self._tables.values():
             table.close()
+
+    async def _change(self, ids: Sequence[str], rows: Mapping[str, pa.Table]) -> int:
+        """Put rows in place of all rows of these documents; returns how many were there.
+
+        A caller who leaves does not stop it.
+        """
+        change = asyncio.create_task(self._commit(ids, rows))
+        self._changes.add(change)
+        change.add_done_callback(self._changes.discard)
+        return await asyncio.shield(change)
+
+    async def _commit(self, ids: Sequence[str], rows: Mapping[str, pa.Table]) -> int:
+        chunks, first = self._tables[CHUNKS], f"number = 0 AND {is_one_of('document_id', ids)}"
+        async with self._writing:
+            if there := await chunks.count_rows(first):
+                await chunks.update({"digest": ""}, where=first)
+            for name in (WORDS, CHUNKS):
+                await self._replace(name, ids, rows[name])
+        self._keep_up()
+        return there
 
     async def _replace(self, name: str, ids: Sequence[str], rows: pa.Table) -> None:
         """Put rows in place of all rows of these documents, in one commit."""

@@ -33,7 +33,8 @@ def embed_file(
     """Write the vectors of all lines. A run that was cut goes on where it was.
 
     Raises:
-        ValueError: The output cannot be written, or is being made by a run that differs.
+        ValueError: The output cannot be written, or is being made by a run that differs; or there
+            are lines that the server failed at, which the same command tries again.
         typer.Exit: With 1, at the end, if there are lines without a vector.
     """
     check_output(output)
@@ -51,11 +52,14 @@ def embed_file(
         try:
             _run(client, source, part, served.name, options)
         except Exception:
-            typer.echo("hint: the same command goes on where this one ended", err=True)
+            if any(part.done):
+                typer.echo("hint: the same command goes on where this one ended", err=True)
             raise
         num_errors = len(part.errors())
         write_vectors(part, output)
     typer.echo(f"{output}: {num_lines} lines", err=True)
+    if part.num_truncated:
+        typer.echo(f"{part.num_truncated} of them were too long and were cut", err=True)
     if num_errors:
         told = f"{num_errors} of them have no vector: see {output}.errors.jsonl"
         typer.echo(told, err=True)
@@ -63,23 +67,41 @@ def embed_file(
 
 
 def _run(client: Client, source: Path, part: PartFile, model: str, options: EmbedOptions) -> None:
-    """Embed the lines that are not done yet."""
+    """Embed the lines that are not done yet.
+
+    Raises:
+        ValueError: The vectors are of another model, or lines are not done, by a server's fault.
+    """
     from headstream.client import FailedItem
 
     fingerprint = client.model(model).fingerprint
     texts = ((line, text) for line, text in _lines(source) if not part.done[line])
     # Nobody waits for a single line: who waits for a text of his own goes first.
     wanted: EmbedOptions = {**options, "priority": "batch"}
+    faults: list[FailedItem] = []
     answers = client.embed_stream(texts, model=model, **wanted)
     with _bar(part) as advance, answers as stream:
-        for line, vector in stream:
+        for answer in stream:
+            line, vector = answer
             if stream.fingerprint != fingerprint:
                 raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")
+            if isinstance(vector, FailedItem) and vector.passing:
+                faults.append(vector)
+                continue
             if isinstance(vector, FailedItem):
                 part.add_error(line, vector.reason, vector.message)
             else:
-                part.add_vector(line, vector.dtype.str, list(vector.shape), vector.tobytes())
+                part.add_vector(
+                    line,
+                    vector.dtype.str,
+                    list(vector.shape),
+                    vector.tobytes(),
+                    truncated=answer.truncated,
+                )
             advance()
+    if faults:
+        what = f"the server had a fault at {len(faults)} lines, which are not done; the first: "
+        raise ValueError(what + faults[0].message)
 
 
 def _lines(source: Path) -> Iterator[tuple[int, str]]:

@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import Any, Self
 
 _HEAD = struct.Struct("<QIB")  # line, bytes that follow, what they are
-_VECTOR, _ERROR, _FORMAT = 0, 1, 2
+_VECTOR, _ERROR, _FORMAT, _CUT_VECTOR = 0, 1, 2, 3  # the last: of a text that was cut
 
 
 class PartFile:
     """A line of JSON that tells what is run, then a record for each line of text that is done.
 
     Records are appended as answers come, in any order. A run that was cut leaves a broken record
-    at the end at worst, which the next one cuts off.
+    at the end at worst, which the next one cuts off. Where nothing was done, nothing is kept.
 
     Raises:
         ValueError: It belongs to another run, or another process is writing it.
@@ -27,6 +27,7 @@ class PartFile:
     def __init__(self, path: Path, run: Mapping[str, Any], num_lines: int) -> None:
         self.path = path
         self.done = bytearray(num_lines)  # 1 for each line that is
+        self.num_truncated = 0  # lines whose vector is that of their beginning
         self.format: tuple[str, list[int]] | None = None  # dtype and shape of a vector
         self._file = path.open("a+b")
         try:
@@ -43,16 +44,17 @@ class PartFile:
         """Take up what is there."""
         self._file.seek(0)
         first = self._file.readline()
-        if not first.endswith(b"\n"):  # it is new, or was cut before anything was done
-            self._file.truncate(0)
+        self._start = self._file.tell()
+        try:
+            found: Any = json.loads(first) if first.endswith(b"\n") else {}
+        except ValueError:
+            raise ValueError(f"{self.path} is no part file") from None
+        if all(kind == _FORMAT for _, kind, _ in self._records()):  # new, or nothing was done
+            self._file.seek(0)
+            self._file.truncate()
             self._file.write(json.dumps(run).encode() + b"\n")
             self._start = self._file.tell()
             return
-        self._start = self._file.tell()
-        try:
-            found = json.loads(first)
-        except ValueError:
-            raise ValueError(f"{self.path} is no part file") from None
         self._compare(found, run)
         end = self._start
         for line, kind, payload in self._records():
@@ -61,6 +63,7 @@ class PartFile:
                 self.format = tuple(json.loads(payload))
             else:
                 self.done[line] = 1
+                self.num_truncated += kind == _CUT_VECTOR
         self._file.truncate(end)
 
     def _compare(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> None:
@@ -72,8 +75,10 @@ class PartFile:
                 "finish that one, or delete the file"
             )
 
-    def add_vector(self, line: int, dtype: str, shape: list[int], data: bytes) -> None:
-        """A vector as row-major bytes.
+    def add_vector(
+        self, line: int, dtype: str, shape: list[int], data: bytes, *, truncated: bool
+    ) -> None:
+        """A vector as row-major bytes; ``truncated``: of a line that was cut.
 
         Raises:
             ValueError: It is of another kind than those before it.
@@ -83,8 +88,9 @@ class PartFile:
             self._write(line, _FORMAT, json.dumps(self.format).encode())
         if self.format != (dtype, shape):
             raise ValueError(f"line {line}: a vector of {dtype} {shape} behind {self.format}")
-        self._write(line, _VECTOR, data)
+        self._write(line, _CUT_VECTOR if truncated else _VECTOR, data)
         self.done[line] = 1
+        self.num_truncated += truncated
 
     def add_error(self, line: int, reason: str, message: str) -> None:
         """Why a line has no vector."""
@@ -93,7 +99,8 @@ class PartFile:
 
     def vectors(self) -> Iterator[tuple[int, bytes]]:
         """Line and bytes of every vector, in no order."""
-        return ((line, data) for line, kind, data in self._records() if kind == _VECTOR)
+        kinds = {_VECTOR, _CUT_VECTOR}
+        return ((line, data) for line, kind, data in self._records() if kind in kinds)
 
     def errors(self) -> dict[int, tuple[str, str]]:
         """Reason and message of every line that has no vector, in the order of lines."""
@@ -127,3 +134,5 @@ class PartFile:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
+        if not any(self.done):
+            self.path.unlink(missing_ok=True)

@@ -40,7 +40,9 @@ def write_vectors(part: PartFile, output: Path) -> None:
         ValueError: No line has a vector.
     """
     if part.format is None:
-        raise ValueError("no line could be embedded; the first: " + _first_error(part))
+        message = "no line could be embedded; the first: " + _first_error(part)
+        part.path.unlink()  # going on with it would find the same
+        raise ValueError(message)
     errors = part.errors()
     rows_path = output.with_name(output.name + ".rows")
     rows = _gather(part, rows_path)
