@@ -1,5 +1,7 @@
 """The texts of a stream between their reading and their answers."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -68,10 +70,14 @@ def test_vectors_are_arrays():
     items.add(("a", "xyz"))
     message = items.take()
     assert message is not None
-    [(own_id, vector)] = items.feed(
-        pb.EmbedStreamResponse(answers=map(stream_answer, message.items))
-    )
+    reply = pb.EmbedStreamResponse(answers=map(stream_answer, message.items))
+    reply.answers[0].result.embedding.truncated = True
+    [answer] = items.feed(reply)
+    own_id, vector = answer
     assert own_id == "a"
     assert isinstance(vector, np.ndarray)
     assert vector.dtype == np.float32
     assert vector.tolist() == [3, 1]
+    assert answer.truncated
+    copied = pickle.loads(pickle.dumps(answer))
+    assert (copied[0], copied[1].tolist(), copied.truncated) == ("a", [3, 1], True)

@@ -29,6 +29,10 @@ class EmbedAnswer(tuple[IdT, "Array | FailedItem"], Generic[IdT]):
         answer.result = result
         return answer
 
+    def __reduce__(self) -> tuple[type[EmbedAnswer[IdT]], tuple[IdT, EmbedResult]]:
+        """For copies and other processes: what `__new__` takes."""
+        return type(self), (self[0], self.result)
+
     @property
     def truncated(self) -> bool:
         """The text was cut, to `result.num_tokens`."""
