@@ -120,15 +120,15 @@ def conversation(rng: random.Random, path: str, request: bytes) -> bytes:
     return rng.choice(choices)
 
 
-def say(address: str, data: bytes) -> bytes:
-    """Send it and listen for a while."""
+def say(address: str, data: bytes, until: bytes | None = None) -> bytes:
+    """Send it and listen for a while, or until this is heard."""
     host, _, port = address.rpartition(":")
     heard = b""
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         try:
             connection.sendall(data)
-            connection.settimeout(READ_SECONDS)
-            while part := connection.recv(65536):
+            connection.settimeout(READ_SECONDS if until is None else 20)
+            while (until is None or until not in heard) and (part := connection.recv(65536)):
                 heard += part
         except (TimeoutError, ConnectionError):
             pass

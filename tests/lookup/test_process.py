@@ -33,5 +33,5 @@ def test_it_tells_what_it_is_and_ends_when_told(minilm: Server, tmp_path: Path) 
 
 def test_a_path_that_is_no_text_ends_nothing(lookup: Lookup) -> None:
     for _ in range(3):
-        assert UNIMPLEMENTED in say(lookup.address, call_that_is_no_text())
+        assert UNIMPLEMENTED in say(lookup.address, call_that_is_no_text(), UNIMPLEMENTED)
         assert lookup.stats().documents == 0

@@ -131,9 +131,10 @@ def test_every_layer_has_its_own_window_and_cache(kernels: Kernels) -> None:
         assert_near(z, exact_attention(specs[layer], texts[layer]))
 
 
-def test_inputs_need_not_be_contiguous(kernels: Kernels) -> None:
+@pytest.mark.parametrize("name", ["gqa", "mha"])
+def test_inputs_need_not_be_contiguous(name: str, kernels: Kernels) -> None:
     """Families hand over slices of one matrix of queries, keys and values."""
-    spec = SPECS["gqa"]
+    spec = SPECS[name]
     text = random_text(spec, 30, torch.float32, prompt=20)
     bench = make_bench(spec, torch.float32, kernels)
     bench.place(text)

@@ -115,7 +115,8 @@ def test_a_path_that_is_no_text(checkpoints: list[Path], tmp_path: Path) -> None
             moves.put(opened.SerializeToString())
             next(session)
             for number in range(2, 5):
-                assert UNIMPLEMENTED in say(server.address, call_that_is_no_text())
+                heard = say(server.address, call_that_is_no_text(), UNIMPLEMENTED)
+                assert UNIMPLEMENTED in heard
                 moved.id = number
                 moves.put(moved.SerializeToString())
                 next(session)

@@ -102,10 +102,20 @@ def test_what_could_never_wait_beside_its_own_request(unit: str, mine: int, name
     assert refused
 
 
+def test_what_brings_no_tokens_yet_is_not_refused_for_those_of_its_request() -> None:
+    queue = make(max_tokens=16)
+    with queue.enter() as own:
+        queue.charge(own, [17])
+        with queue.enter(1, own):
+            assert queue.requests == 2
+        with pytest.raises(QueueFull), queue.enter(1, own, least_tokens=1):
+            pass
+
+
 async def enter(
     queue: Admission, num_tokens: int, entered: list[int], leave: asyncio.Event
 ) -> None:
-    async with queue.wait(num_tokens):
+    async with queue.wait(num_tokens, bulk=True):
         entered.append(num_tokens)
         await leave.wait()
 
@@ -134,14 +144,14 @@ async def test_bulk_streams_take_half_of_the_queue_and_wait_in_order() -> None:
 
 async def test_who_finds_nobody_is_let_in_however_large() -> None:
     queue = make(max_requests=1)
-    async with queue.wait(1000):
+    async with queue.wait(1000, bulk=True):
         assert (queue.requests, queue.tokens) == (1, 1000)
     assert (queue.requests, queue.tokens) == (0, 0)
 
 
 async def test_a_place_given_to_who_is_cancelled_meanwhile_is_free_again() -> None:
     queue, entered = make(), list[int]()
-    async with queue.wait(1):
+    async with queue.wait(1, bulk=True):
         task = asyncio.create_task(enter(queue, 2, entered, asyncio.Event()))
         await asyncio.sleep(0)
     assert queue.tokens == 2

@@ -17,13 +17,13 @@ async def test_a_message_has_the_whole_limit_and_no_more() -> None:
 
     async def send() -> None:
         async with patience.watch():
-            patience.begin()
-            patience.end()
+            with patience.message():
+                pass
             await asyncio.sleep(0.2)  # the timer is on its way
             nonlocal begun
             begun = time.perf_counter()
-            patience.begin()
-            await asyncio.sleep(60)
+            with patience.message():
+                await asyncio.sleep(60)
 
     with pytest.raises(SlowConsumer):
         await send()
@@ -38,8 +38,29 @@ async def test_what_is_no_message_may_take_longer() -> None:
     async with patience.watch():
         for _ in range(3):
             await asyncio.sleep(0.2)
-            patience.begin()
-            patience.end()
+            with patience.message():
+                pass
+
+
+async def test_what_closes_a_stream_is_no_message() -> None:
+    """A caller who leaves before a message has waited too long: what frees its call is not cut."""
+    patience, closed = Patience(0.3), asyncio.Event()
+
+    async def send() -> None:
+        async with patience.watch():
+            try:
+                with patience.message():
+                    await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.4)
+                closed.set()
+
+    sending = asyncio.create_task(send())
+    await asyncio.sleep(0.2)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert closed.is_set()
 
 
 async def test_errors_of_the_block_are_raised_as_themselves() -> None:

@@ -40,19 +40,14 @@ class Probe:
         self._edits = edits or {}
         self._layer = 0
         self.rows: dict[int, Tensor] = {}  # number of the stream -> [rows, d]
-        self._kept: dict[Places, list[Tensor]] = {}  # of each layer so far [rows, ...]
-        self._wanted: dict[Place, list[tuple[Tensor, list[Tensor]]]] = defaultdict(list)
-        for (site, layers), rows in (sites or {}).items():
-            kept: list[Tensor] = []
-            self._kept[site, layers] = kept
-            for layer in layers:
-                self._wanted[site, layer].append((rows, kept))
-        self._asked = {*self._wanted, *self._edits}
-
-    @property
-    def values(self) -> dict[Places, Tensor]:
+        self.values: dict[Places, Tensor] = {}
         """What was kept of the sites that the layers have shown, [layers, rows, ...]."""
-        return {places: torch.stack(kept) for places, kept in self._kept.items() if kept}
+        self._wanted: dict[Place, list[tuple[Places, int, Tensor]]] = defaultdict(list)
+        for places, rows in (sites or {}).items():
+            site, layers = places
+            for index, layer in enumerate(layers):
+                self._wanted[site, layer].append((places, index, rows))
+        self._asked = {*self._wanted, *self._edits}
 
     def enter(self, layer: int) -> None:
         """From now on sites are those of ``layer``, 1 to L; before, those in front of it."""
@@ -68,8 +63,11 @@ class Probe:
         if self._asked and (place := (site, self._layer)) in self._asked:
             for edit in self._edits.get(place, ()):
                 edit.apply(x)
-            for rows, kept in self._wanted.get(place, ()):
-                kept.append(torch.index_select(x, 0, rows))  # [rows, ...]
+            for places, index, rows in self._wanted.get(place, ()):
+                if places not in self.values:
+                    shape = (len(places[1]), len(rows), *x.shape[1:])  # [layers, rows, ...]
+                    self.values[places] = x.new_empty(shape)
+                torch.index_select(x, 0, rows, out=self.values[places][index])
         return x
 
     def asks(self, site: SiteName) -> bool:

@@ -109,7 +109,8 @@ class TraceRequest(google.protobuf.message.Message):
     stacked: builtins.bool
     """Fewer and larger parts, which cost both ends less: the layers of a site together in one chunk
     (`SiteChunk.layers`), and a generated token with the values before it
-    (`SiteChunks.generated_token_id`). Default: a chunk for each layer, an event for each token.
+    (`SiteChunks.generated_token_id`); where there are none before it, it is an event of its own.
+    Default: a chunk for each layer, an event for each token.
     """
     @property
     def input(self) -> headstream.v1.types_pb2.Input:

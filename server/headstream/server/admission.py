@@ -10,8 +10,8 @@ there is room for others whenever they come. Alone it gets half; of two that flo
 What a tenant asks for with one priority does not count where it asks with another.
 
 Batches and bulk streams take half of the queue at most: the other half stays for those who wait for
-an answer. A bulk stream is not refused but waits for its turn, and so does every window but the
-first of a text that is scored in windows.
+an answer. A bulk stream is not refused but waits for its turn. So does every window but the first
+of a text that is scored in windows; to it the whole queue is open, as to its caller.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from headstream.server.call import Party, current_party, seconds_left
 from headstream.server.errors import InvalidRequest, QueueFull, TooLate
@@ -59,11 +60,18 @@ class Ticket:
             self._queue.let_in()
 
 
+class _Line(NamedTuple):
+    """Who waits for places side by side: one after the other."""
+
+    party: Party
+    bulk: bool
+
+
 @dataclass(slots=True)
 class _Outside:
     """A sequence that waits for a place instead of being refused."""
 
-    party: Party
+    line: _Line
     num_tokens: int
     place: asyncio.Future[Ticket] = field(default_factory=asyncio.Future[Ticket])
 
@@ -76,7 +84,7 @@ class Admission:
         self.token_room = Room("tokens", max_tokens)
         self._retry_after_s = retry_after_s
         self.pace = Pace()
-        self._outside: dict[Party, deque[_Outside]] = {}
+        self._outside: dict[_Line, deque[_Outside]] = {}
 
     @property
     def requests(self) -> int:
@@ -110,7 +118,8 @@ class Admission:
         """
         party = current_party()
         self._check(self.request_room, party, num_sequences)
-        self._check(self.token_room, party, least_tokens)
+        if least_tokens:
+            self._check(self.token_room, party, least_tokens)
         self._check_deadline(party, own_tokens=sum(ticket.tokens for ticket in own))
         tickets = [Ticket(self, party) for _ in range(num_sequences)]
         try:
@@ -147,14 +156,15 @@ class Admission:
             raise InvalidRequest(field, problem)
 
     @asynccontextmanager
-    async def wait(self, num_tokens: int) -> AsyncGenerator[Ticket]:
+    async def wait(self, num_tokens: int, *, bulk: bool) -> AsyncGenerator[Ticket]:
         """A place for one sequence of a bulk stream, or one window, as soon as there is one.
 
         In order of arrival; among tenants and priorities, it is the turn of who has fewest places.
-        The sequence brings so many tokens, which count from then on.
+        The sequence brings so many tokens, which count from then on. ``bulk``: half of the queue
+        is not for it.
         """
-        outside = _Outside(current_party(), num_tokens)
-        self._outside.setdefault(outside.party, deque()).append(outside)
+        outside = _Outside(_Line(current_party(), bulk), num_tokens)
+        self._outside.setdefault(outside.line, deque()).append(outside)
         self.let_in()
         try:
             yield await outside.place
@@ -166,23 +176,27 @@ class Admission:
 
     def let_in(self) -> None:
         """Give places to those who wait for them, while there are some."""
-        while self._outside:
-            # Of those who have as few, the first of them who came to an empty line.
-            party = min(self._outside, key=self.request_room.of)
-            line = self._outside[party]
-            first = line[0]
-            if not first.place.done():  # otherwise nobody waits for it any more
-                if not self._has_room(first.num_tokens):
-                    return
-                ticket = Ticket(self, party)
-                ticket.charge(first.num_tokens)
-                first.place.set_result(ticket)
-            line.popleft()
-            if not line:
-                del self._outside[party]
+        for bulk in (False, True):
+            while lines := [line for line in self._outside if line.bulk is bulk]:
+                # Of those who have as few, the first of them who came to an empty line.
+                line = min(lines, key=lambda each: self.request_room.of(each.party))
+                outside = self._outside[line]
+                if not outside[0].place.done():  # otherwise nobody waits for it any more
+                    if not self._has_room(outside[0]):
+                        break
+                    ticket = Ticket(self, line.party)
+                    ticket.charge(outside[0].num_tokens)
+                    outside[0].place.set_result(ticket)
+                outside.popleft()
+                if not outside:
+                    del self._outside[line]
 
-    def _has_room(self, num_tokens: int) -> bool:
+    def _has_room(self, outside: _Outside) -> bool:
         """Whether a sequence that waits outside may enter."""
+        (party, bulk), num_tokens = outside.line, outside.num_tokens
+        if not bulk:
+            problem = self.request_room.problem(party, 1)
+            return not (problem or self.token_room.problem(party, num_tokens))
         return not self.requests or (
             self.requests < self.request_room.half
             and self.tokens + num_tokens <= self.token_room.half

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 
 from headstream.server.embedder import Embedder
 from headstream.server.errors import InvalidRequest, SessionExpired
-from headstream.server.item_reader import Item
+from headstream.server.item_reader import Item, is_read_alone
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.wire.fields import check_count
@@ -130,7 +130,10 @@ class EmbedStream:
     def _begin(self, items: Sequence[pb.EmbedStreamItem]) -> None:
         self._open += len(items)
         self._gauge.inc(len(items))
-        self._start(self._prepare(items))
+        together = [each for each in items if not is_read_alone(each.item)]
+        for group in [together, *([each] for each in items if is_read_alone(each.item))]:
+            if group:
+                self._start(self._prepare(group))
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         maker = asyncio.create_task(work)

@@ -103,7 +103,7 @@ class Embedder:
             EngineUnavailable: No item can be answered any more.
         """
         try:
-            async with self._model.queue.wait(len(item.tokens)) as ticket:
+            async with self._model.queue.wait(len(item.tokens), bulk=True) as ticket:
                 return await self._run(ticket, item)
         except EngineUnavailable:
             raise

@@ -92,10 +92,9 @@ class Guard:
         # Closed here and now, not by the garbage collector: closing frees the sequences.
         async with patience.watch(), aclosing(replies):
             async for reply in replies:
-                patience.begin()
-                await self.send_metadata()
-                await self._context.write(reply)
-                patience.end()
+                with patience.message():
+                    await self.send_metadata()
+                    await self._context.write(reply)
                 self._call.started_output = True
 
     async def run(self, body: Callable[[], Awaitable[Result]]) -> Result:

@@ -66,8 +66,13 @@ class ItemReader:
         """
         asked = [self._ask(*each) for each in zip(fields, messages, strict=True)]
         good = [each for each in asked if isinstance(each, _Asked)]
-        tokens = await self._read_together([each for each in good if _is_whole_text(each)])
-        tokens |= await self._read_alone([each for each in good if not _is_whole_text(each)])
+        whole, others = await gather(
+            [
+                self._read_together([each for each in good if _is_whole_text(each)]),
+                self._read_alone([each for each in good if not _is_whole_text(each)]),
+            ]
+        )
+        tokens = whole | others
         return [
             self._finish(each, tokens[each]) if isinstance(each, _Asked) else each for each in asked
         ]
@@ -141,6 +146,11 @@ class ItemReader:
         if isinstance(asked.parsed, TextInput):
             first = self._prompt_tokens.get(asked.parsed.skip_special, 0)
         return whole_positions(asked.field, tokens, rule, first=first)
+
+
+def is_read_alone(message: pb.EmbedInput) -> bool:
+    """Whether nothing is gained by reading it with others, which would wait for it."""
+    return bool(message.spans) or message.input.WhichOneof("content") != "text"
 
 
 def _is_whole_text(asked: _Asked) -> bool:

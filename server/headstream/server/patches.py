@@ -65,7 +65,7 @@ async def _run_patches(
     own: Sequence[Ticket],
 ) -> list[Edit]:
     field = patches[0].field.partition("[")[0]
-    model.queue.check_beside(field, own, len(patches), 0)
+    model.queue.check_beside(field, own, len(patches), len(patches))  # each has a token
     with model.queue.enter(len(patches), own) as tickets:
         sources = await gather([_prepare(model, patch) for patch in patches])
         given = [len(change.values) for change in changes if isinstance(change, Edit)]

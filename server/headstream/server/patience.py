@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 from headstream.server.errors import SlowConsumer
 
@@ -23,13 +23,14 @@ class Patience:
         self._begun: float | None = None  # when the message began that is under way
         self._timeout = asyncio.timeout(None)
 
-    def begin(self) -> None:
-        """A message is handed to gRPC, which takes it when the caller has room."""
+    @contextmanager
+    def message(self) -> Generator[None]:
+        """The block hands one message to gRPC, which takes it when the caller has room."""
         self._begun = self._loop.time()
-
-    def end(self) -> None:
-        """It is taken."""
-        self._begun = None
+        try:
+            yield
+        finally:
+            self._begun = None
 
     @asynccontextmanager
     async def watch(self) -> AsyncGenerator[None]:

@@ -16,7 +16,7 @@ from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.sequence_run import run_sequence, tokenize
 from headstream.server.together import gather
-from headstream.server.wire.inputs import check_length, parse_input
+from headstream.server.wire.inputs import check_length, least_tokens, parse_input
 from headstream.v1 import types_pb2
 
 Rows = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -51,7 +51,8 @@ async def prompt_logits(
     """
     limits = model.limits
     parsed = [parse_input(f"{field}[{i}]", each, limits) for i, each in enumerate(inputs)]
-    with model.queue.enter(len(parsed)) as tickets:
+    least = sum(least_tokens(each, limits) for each in inputs)
+    with model.queue.enter(len(parsed), least_tokens=least) as tickets:
         prompts = await gather([tokenize(model, each) for each in parsed])
         length = len(prompts[0])
         for i, prompt in enumerate(prompts):

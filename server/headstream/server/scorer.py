@@ -98,14 +98,15 @@ class Scorer:
     async def _run(self, ticket: Ticket, text: _Text) -> AsyncGenerator[pb.ScoreResponse]:
         """The events of one input: its windows one after the other, so that positions ascend.
 
-        Each waits for a place of its own, as a text of a bulk stream does: a long text with a short
-        stride is read thousands of times, and must leave room for others. The first has ``ticket``.
+        Each waits for a place of its own: a long text with a short stride is read thousands of
+        times, and must leave room for others. The first has ``ticket``.
         """
         model, stride = self._model, self._parsed.window_stride
         logprobs: list[NDArray[np.float32]] = []
         for window in cut_windows(len(text.ids), stride, model.limits.max_model_len):
             num_read = window.end - window.begin
-            place = nullcontext(ticket) if not window.begin else model.queue.wait(num_read)
+            waits = bool(window.begin)
+            place = model.queue.wait(num_read, bulk=False) if waits else nullcontext(ticket)
             async with place as own, aclosing(self._scored(own, text, window)) as events:
                 async for scores in events:
                     logprobs.append(score_values(scores)[0])

@@ -12,7 +12,7 @@ from headstream.server.admission import Ticket
 from headstream.server.call import current_call
 from headstream.server.engine.messages import FinishReason, SubmitOptions
 from headstream.server.engine.stream import Event, SequenceStream
-from headstream.server.errors import EngineFault, InvalidRequest, NoChatTemplate
+from headstream.server.errors import EngineFault, EngineUnavailable, InvalidRequest, NoChatTemplate
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText, Tokens
@@ -99,7 +99,14 @@ def submitted(
     sibling_seeds: Sequence[int],
     **options: Unpack[SubmitOptions],
 ) -> Generator[list[SequenceStream]]:
-    """The streams of one or several continuations of a prompt; in the end all of them are left."""
+    """The streams of one or several continuations of a prompt; in the end all of them are left.
+
+    Raises:
+        EngineUnavailable: Another engine has been started since the call began, which may have
+            other weights: between two texts of a stream nothing runs that would fail.
+    """
+    if model.ready is not model.handle.ready:
+        raise EngineUnavailable("the engine of this model has been started again")
     call = current_call()
     options["tenant"], options["priority"] = call.tenant, call.priority
     streams = model.handle.submit_all(token_ids, sibling_seeds, **options)

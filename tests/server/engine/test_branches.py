@@ -126,6 +126,23 @@ def test_forks_share_all_blocks_until_one_goes_on(trace: Trace) -> None:
     assert trace.scheduler.num_blocks_used == 3
 
 
+def test_a_fork_has_a_reader_of_its_own(trace: Trace) -> None:
+    """What was told of the branch it comes from is neither told of it nor read."""
+    branch = _open(trace, 10)
+    trace.core.handle(Append(branch, (1, 2, 3)))
+    trace.run()
+    twin = trace.fork(branch)
+    trace.core.handle(Append(twin, (4, 5)))
+    trace.run()
+    [told] = [
+        delta.told_bytes
+        for report in trace.reports
+        for delta in report.deltas
+        if delta.id == twin and delta.told_bytes
+    ]
+    assert told == 2 * trace.ready.d_vocab * 4
+
+
 def test_rollback_frees_what_nobody_else_holds(trace: Trace) -> None:
     branch = _open(trace, 10, new=300)
     trace.core.handle(Append(branch, tuple(TEXT[:200])))

@@ -128,7 +128,7 @@ async def test_unread_stream_is_paused_and_resumed(engine: EngineHandle) -> None
     """Beyond the credit the engine stops; reading starts it again; nothing is lost."""
     outputs = Outputs(logits=LogitsSpec("full"))  # 844 bytes a token
     async with engine.submit(PROMPT, max_new_tokens=700, outputs=outputs) as stream:
-        await until(lambda: len(stream._events) > 4)
+        await until(lambda: any(event.told_bytes >= CREDIT_BYTES for event in stream._events))
         await settled(lambda: len(stream._events))
         assert engine.stats is not None
         assert engine.stats.running == 1
@@ -232,7 +232,6 @@ import asyncio, sys
 from pathlib import Path
 import msgspec
 from headstream.server.engine.config import EngineConfig
-from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.handle import EngineHandle
 async def main():
     handle = EngineHandle(msgspec.convert({msgspec_dict(tiny_gemma, cache_dir)!r}, EngineConfig))

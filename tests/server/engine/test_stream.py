@@ -61,7 +61,12 @@ async def test_credit_grows_behind_what_was_read() -> None:
 
 async def test_a_few_large_events_may_be_made_while_one_is_written() -> None:
     size = 4 * CREDIT_BYTES
-    assert await _read([size] * 3) == [(n, (n + 4) * size + 1) for n in (1, 2, 3)]
+    assert await _read([size] * 3) == [(n, (n + 4) * size) for n in (1, 2, 3)]
+
+
+async def test_of_very_large_events_one_is_made_while_one_is_written() -> None:
+    size = 64 * CREDIT_BYTES
+    assert await _read([size] * 3) == [(n, (n + 1) * size + 1) for n in (1, 2, 3)]
 
 
 async def test_events_without_tensors_take_no_credit() -> None:

@@ -221,6 +221,13 @@ async def test_inputs_that_could_never_wait_beside_the_request(
         await read_all(call(running, several))
 
 
+async def test_the_request_alone_may_be_more_than_may_wait(checkpoint: Path) -> None:
+    async with front_fakes.running_front(checkpoint, "--max-queued-tokens", "4") as running:
+        code, told, reason = await failure(generate(running, [patch()]))
+        assert (code, reason) == (Code.INVALID_ARGUMENT, "INVALID_FIELD")
+        assert told.endswith("0 fit into max_queued_tokens, which is 4")
+
+
 async def test_a_text_in_windows_has_the_changes_where_it_asks_for_them(running: Running) -> None:
     change = pb.Intervention(site="z", layers=[1], scale=0.0, position_start=70, position_end=72)
     request = logits_pb.ScoreRequest(inputs=[ids(80)], window_stride=32, interventions=[change])

@@ -116,19 +116,22 @@ async def test_a_long_text_waits_window_by_window_and_leaves_room(checkpoint: Pa
         await stream.read()
         await until(lambda: len(jobs) == 1)
         assert queue.tokens == MAX_MODEL_LEN
-        others = [call(running, ids(60)), call(running, ids(60))]
-        await until(lambda: len(jobs) == 3)
-        assert queue.tokens == MAX_MODEL_LEN + 120
+        jobs[0].stream.put(front_values.make_event())
+        await until(lambda: not queue.tokens)
+        others = [call(running, ids(60)) for _ in range(3)]
+        await until(lambda: len(jobs) == 4)
+        assert queue.tokens == 180
 
         play(jobs[0])
         assert [(await stream.read()).HasField("positions") for _ in range(2)] == [True] * 2
         await asyncio.sleep(0.1)
-        assert len(jobs) == 3, "more than half of the queue is taken"
-        for job in jobs[1:]:
+        assert len(jobs) == 4, "there is no room for it"
+        play(jobs[1])
+        await until(lambda: len(jobs) == 5)
+        assert queue.tokens == MAX_MODEL_LEN + 120, "the second window: it takes more than half"
+        for job in jobs[2:4]:
             play(job)
-        assert [(await read_all(other))[-1].HasField("end") for other in others] == [True] * 2
-        await until(lambda: len(jobs) == 4)
-        assert queue.tokens == MAX_MODEL_LEN, "the second window"
+        assert [(await read_all(other))[-1].HasField("end") for other in others] == [True] * 3
         stream.cancel()
         await until(lambda: queue.requests == queue.tokens == 0)
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable
 import msgspec
 
 from headstream.server.engine.block_pool import BlockPool
+from headstream.server.engine.credit import CREDIT_BYTES
 from headstream.server.engine.prefix_cache import PrefixCache
 from headstream.server.engine.sequence import Sequence
 
@@ -46,6 +47,7 @@ class Branches:
         twin = copy.copy(branch)
         twin.spec = msgspec.structs.replace(branch.spec, id=new_id)
         twin.token_ids, twin.block_ids = branch.token_ids[:], branch.block_ids[:]
+        twin.told_bytes, twin.credit_bytes = 0, CREDIT_BYTES  # it has a reader of its own
         self._pool.share(twin.block_ids)
         self._rest(twin)
         return twin

@@ -57,18 +57,15 @@ class Holders:
         sequence.start_step = step
         (self._branches.going if sequence.spec.branch else self.running)[sequence] = None
 
-    def share_slots(
-        self, heads: Iterable[Sequence], paused: Collection[Sequence], plan: Plan
-    ) -> None:
+    def share_slots(self, heads: Iterable[Sequence], plan: Plan) -> None:
         """Let every tenant run something; what others give up for it is computed again later.
 
         Args:
-            heads: The first of each tenant.
-            paused: Those who do not want to run.
+            heads: The first of each tenant that wants to run.
             plan: Whoever gives up a slot computes nothing.
         """
         for head in heads:
-            if head in paused or plan.budget_for(head) <= 0:
+            if plan.budget_for(head) <= 0:
                 continue
             if not may_ask(head, self.running, self._branches.going, self._max_num_seqs):
                 continue

@@ -52,6 +52,8 @@ class EngineProcess:
     async def wait(self) -> None:
         """Return when the engine has ended, which it has when any of its ranks has."""
         ranks = self._ranks  # of this engine: the next one may start before its end is known
+        if not ranks:  # none could be launched
+            return
         ends = [asyncio.create_task(process.wait()) for process in ranks]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

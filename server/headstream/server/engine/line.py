@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 
 from headstream.server.engine.sequence import Sequence
 
@@ -41,9 +42,11 @@ class Line:
             del self._tenants[name]
         self.num_tokens -= sequence.num_tokens
 
-    def heads(self) -> list[Sequence]:
-        """The first of each tenant."""
-        return [next(iter(tenant)) for tenant in self._tenants.values()]
+    def heads(self, paused: Collection[Sequence]) -> list[Sequence]:
+        """The first of each tenant that is not ``paused``."""
+        lines = self._tenants.values()
+        willing = ((each for each in line if each not in paused) for line in lines)
+        return [head for line in willing for head in islice(line, 1)]
 
     def in_turn(self, held: Callable[[], Mapping[str, int]]) -> Iterator[Sequence]:
         """All that are there now, as they are to start; meanwhile others may be added.

@@ -189,7 +189,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     logit_rows: tuple[LogitRow, ...] = ()  # of a branch, by position
     seen: Seen | None = None
     milestone: Milestone | None = None
-    told_bytes: int = 0  # of the sequence so far, with these; 0: these hold no tensors
+    told_bytes: int = 0  # of the sequence so far; 0: these have no tensors, or are the last
 
 
 class StepStats(msgspec.Struct, frozen=True, array_like=True):

@@ -174,7 +174,7 @@ class Scheduler:
         for priority, line in self._waiting.lines():
             served += self._read_on(behind[priority], plan)
             if may_start:
-                holders.share_slots(line.heads(), self._paused, plan)
+                holders.share_slots(line.heads(self._paused), plan)
                 started, may_start = self._admit(line, plan)
                 served += started
         under_way = [each for each in chain(*behind.values()) if each in holders]

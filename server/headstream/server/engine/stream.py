@@ -116,7 +116,7 @@ class Event:
     logit_rows: tuple[LogitRowEvent, ...] = ()
     seen: SeenEvent | None = None
     milestone: Milestone | None = None
-    told_bytes: int = 0  # of tensors, with all events so far; 0: this one holds none
+    told_bytes: int = 0  # of tensors, with all events so far; 0: this has none, or is the last
 
 
 class SequenceStream:
@@ -174,7 +174,6 @@ class SequenceStream:
             told_bytes = event.told_bytes
             self._finished = event.finish is not None
             yield event
-            del event  # while the next is awaited
             if told_bytes and not self._finished:
                 self._extend_credit(told_bytes)
 
@@ -182,8 +181,9 @@ class SequenceStream:
         """All that was told up to here is read."""
         newest = told_bytes - self._read_bytes
         self._read_bytes = told_bytes
-        # However large they are: three events wait or are made while one is written.
-        credit_bytes = told_bytes + max(CREDIT_BYTES, 4 * newest + 1)
+        # However large news are, some are made while others are written; of large ones, a few.
+        ahead = max(CREDIT_BYTES, newest + 1, min(4 * newest, 16 * CREDIT_BYTES))
+        credit_bytes = told_bytes + ahead
         if credit_bytes - self._credit_bytes >= CREDIT_BYTES // 2:
             self._credit_bytes = credit_bytes
             self._on_flow(credit_bytes)

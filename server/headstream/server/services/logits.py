@@ -40,7 +40,7 @@ class LogitsService(logits_service_pb2_grpc.LogitsServiceServicer):
         self._metrics = metrics
         self._session_idle = session_idle
 
-    async def Generate(  # noqa: N802 - named by the contract
+    async def Generate(  # type: ignore[override]  # noqa: N802 - a message in parts is one to gRPC
         self,
         request: pb.GenerateRequest,
         context: Context,  # noqa: ARG002 - gRPC hands it over

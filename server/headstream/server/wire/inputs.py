@@ -76,8 +76,12 @@ def parse_input(
 
 
 def least_tokens(message: types_pb2.Input, limits: Limits) -> int:
-    """How many tokens an input will bring, as far as that is known before it is tokenized."""
-    return max(1, min(len(message.token_ids.ids), limits.max_model_len))
+    """How many tokens an input will bring, as far as that is known before it is read.
+
+    More than the model takes count as one: they are refused, and told why, or cut.
+    """
+    num_ids = len(message.token_ids.ids)
+    return num_ids if 1 <= num_ids <= limits.max_model_len else 1
 
 
 def _parse_chat(field: str, message: types_pb2.Chat, limits: Limits) -> ChatInput:
