@@ -92,7 +92,7 @@ class TraceState:
         if not self._tokens:
             return None
         position, token_id, latest = self._tokens.popleft()
-        values = {
+        values: dict[tuple[SiteName, int], Array] = {
             (site, layer): rows[position - start]
             for (site, layers), (start, stacked) in latest.items()
             for layer, rows in zip(layers, stacked, strict=True)
