@@ -35,7 +35,7 @@ _ATTENTION = ("q", "k", "v", "attn_scores", "pattern", "z")
 _OUTSIDE: Mapping[SiteName, str] = {
     "embed": "hook_embed",
     "pos_embed": "hook_pos_embed",
-    "ln_final": "ln_final.hook_normalized",
+    "ln_final": "ln_final.hook_out",  # hook_normalized stands before the gain
 }
 _HOOK = re.compile(r"blocks\.(\d+)\.(attn\.hook_(?:rot_)?|mlp\.hook_|hook_)(\w+)")
 

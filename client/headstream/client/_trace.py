@@ -74,7 +74,8 @@ class Trace(TokenTable):
 
         Returns:
             Hook name -> [1, n, ..]; `hook_pattern` and `hook_attn_scores` [1, H, n, K]. Rotated q
-            and k are `hook_rot_q` and `hook_rot_k`, as there.
+            and k are `hook_rot_q` and `hook_rot_k`, as there; what the last norm gives is
+            `ln_final.hook_out`, as its `TransformerBridge` has it.
         """
         return {
             hook_name(site, layer, rotary=self.rotary): (

@@ -1,4 +1,4 @@
-"""Sites against TransformerLens 4 under its own names.
+"""Sites against TransformerLens 4 under its own names. Passed last with 4.3.0, on 2026-11-27.
 
 It is not among the requirements, since it brings wandb and more: this runs where it is installed.
 """
