@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from headstream.server.cli.part_file import PartFile
+from headstream.server.cli.part_file import SOURCE, PartFile
 from headstream.server.cli.vector_file import check_output, write_vectors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def embed_file(
     digest, num_lines = _look_at(source)
     served = client.model(model)
     run = {
-        "lines of": digest,
+        SOURCE: digest,
         "model": served.name,
         "fingerprint": dataclasses.asdict(served.fingerprint),
         "options": dict(options),
