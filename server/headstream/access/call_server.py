@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -20,11 +21,15 @@ import grpc.aio
 # Any: no types are published for it.
 _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
-_CAN_REFUSE = hasattr(_cygrpc.AioServer, "_request_registered_call")
+_Plain: Any = _cygrpc.AioServer
+_replacing = threading.Lock()
+"""Held while another class is in its place, which all threads would see."""
+
+_CAN_REFUSE = hasattr(_Plain, "_request_registered_call")
 """An older grpcio takes the registered calls where it takes the others, and refuses none apart."""
 
 
-class _Core(_cygrpc.AioServer):  # type: ignore[misc]  # it has no types
+class _Core(_Plain):  # type: ignore[misc]  # it has no types
     """What is below grpc.aio's server. The methods with an underscore are those it calls itself."""
 
     def __init__(self, on_unknown: Callable[[], None], *arguments: Any, **more: Any) -> None:
@@ -68,12 +73,12 @@ def make_server(
         on_unknown: Told of each call of a method that there is not, which is answered by
             UNIMPLEMENTED. Interceptors do not see it.
     """
-    plain = _cygrpc.AioServer
-    _cygrpc.AioServer = partial(_Core, on_unknown)  # the constructor's arguments are grpc.aio's own
-    try:
-        return grpc.aio.server(interceptors=interceptors, options=options)
-    finally:
-        _cygrpc.AioServer = plain
+    with _replacing:
+        _cygrpc.AioServer = partial(_Core, on_unknown)  # the other arguments are grpc.aio's own
+        try:
+            return grpc.aio.server(interceptors=interceptors, options=options)
+        finally:
+            _cygrpc.AioServer = _Plain
 
 
 async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
