@@ -94,7 +94,12 @@ async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
 
 async def stop(server: grpc.aio.Server, grace: float | None) -> None:
     """Take no more calls; those that run may take ``grace`` seconds."""
+    task = asyncio.current_task()
     try:
         await server.stop(grace)
-    except Exception:  # it tells once what has ended the task, instead of waiting
+    except Exception:  # it tells once what has ended the task that takes calls, instead of waiting
+        await server.stop(grace)
+    except asyncio.CancelledError:  # also that it was cancelled; unless that is meant for this one
+        if task is None or task.cancelling():
+            raise
         await server.stop(grace)
