@@ -21,6 +21,9 @@ import grpc.aio
 # Any: no types are published for it.
 _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
+NO_END = 1e8
+"""Seconds that calls of a server that has ended may go on: as long as they would have."""
+
 _Plain: Any = _cygrpc.AioServer
 _replacing = threading.Lock()
 """Held while another class is in its place, which all threads would see."""
@@ -90,6 +93,12 @@ async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
     core = cast("Any", server)._server  # noqa: SLF001
     taking = cast("asyncio.Future[Any] | None", core.taking)
     return taking or asyncio.ensure_future(server.wait_for_termination())
+
+
+async def discard(server: grpc.aio.Server) -> None:
+    """Let go of what a server is bound to that was never started: only so does it close that."""
+    await server.start()
+    await stop(server, None)
 
 
 async def stop(server: grpc.aio.Server, grace: float | None) -> None:
