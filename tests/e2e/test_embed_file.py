@@ -211,7 +211,7 @@ def test_lines_of_which_none_has_a_vector_leave_nothing(running: Server, tmp_pat
 def test_a_part_without_a_line_done_is_begun_anew(running: Server, tmp_path: Path) -> None:
     """A run that was killed before its first answer binds nobody."""
     source, output = write(tmp_path / "a.txt", ["one"]), tmp_path / "a.npy"
-    (tmp_path / "a.npy.part").write_text('{"options": "others"}\n')
+    (tmp_path / "a.npy.part").write_text('{"lines of": "others"}\n')
     assert embed(running, source, output).returncode == 0
     assert files(tmp_path) == ["a.npy", "a.txt"]
 

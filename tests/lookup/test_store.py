@@ -1,50 +1,20 @@
-"""The store by itself: its index against exact search by numpy, and what it does to rows."""
+"""The store by itself: its index against exact search by numpy, and whose vectors it holds."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from lancedb.table import AsyncTable
 
-from headstream.client import Fingerprint
 from headstream.lookup import vector_index
 from headstream.lookup.errors import ModelChanged
 from headstream.lookup.filters import DocumentFilter
-from headstream.lookup.identity import Identity
 from headstream.lookup.reading import Reading
 from headstream.lookup.store import Store
 from headstream.lookup.tables import CHUNKS, WORDS, ReadDocument
-
-D = 32
-ANY = DocumentFilter()
-
-
-def identity(weights: str = "a", name: str = "m") -> Identity:
-    return Identity(Fingerprint(name, weights, "float32", "cpu"), D, "mean", "", "")
-
-
-def cluster(count: int, seed: int = 0) -> Any:
-    """Vectors [count, D] of length 1 around 40 centres."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(40, D))
-    vectors = centres[rng.integers(40, size=count)] + 0.5 * rng.normal(size=(count, D))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def documents(vectors: Any, first: int = 0) -> list[ReadDocument]:
-    """One chunk and one word each; `kind` is one of seven."""
-    return [
-        ReadDocument(
-            str(number), "Word", {"kind": str(number % 7)}, f"digest {number}",
-            Reading([(0, 4)], row, [(0, (0, 4))], row),
-        )
-        for number, row in enumerate(vectors[:, None], first)
-    ]  # fmt: skip
+from stored_documents import ANY, cluster, documents, identity
 
 
 async def nearest(store: Store, query: Any, **options: Any) -> list[int]:
@@ -111,112 +81,6 @@ async def test_a_document_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert await store.delete(["7", "9"]) == 1
     assert (await store.counts())[:3] == (1, 1, 1)
     await store.close()
-
-
-COMMITS = ("update", "add", "delete", "merge_insert")
-
-
-def before_commits(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
-    """Call ``act`` with the number of each commit, just before it is made."""
-    count = 0
-
-    def counted(method: Any) -> Any:
-        def commit(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            act(count)
-            count += 1
-            return method(*args, **kwargs)
-
-        return commit
-
-    for name in COMMITS:
-        monkeypatch.setattr(AsyncTable, name, counted(getattr(AsyncTable, name)))
-
-
-def with_words(text: str, count: int, digest: str) -> ReadDocument:
-    """The document 7: a chunk, and the words of one letter that begin it."""
-    vectors = cluster(1 + count)
-    words = [(0, (at, at + 1)) for at in range(count)]
-    return ReadDocument(
-        "7", text, {}, digest, Reading([(0, len(text))], vectors[:1], words, vectors[1:])
-    )
-
-
-FIRST, SECOND = with_words("abc", 3, "x"), with_words("de", 2, "y")
-
-
-async def kept(store: Store) -> tuple[set[str], set[str], str | None]:
-    """The texts of chunks, the words, and the digest that is told."""
-    found = [
-        await store.search(table, cluster(1)[0], limit=100, documents=ANY)
-        for table in (CHUNKS, WORDS)
-    ]
-    chunks, words = found
-    digest = (await store.digests(["7"])).get("7")
-    return {hit.row["text"] for hit in chunks}, {hit.row["word"] for hit in words}, digest
-
-
-@pytest.mark.parametrize("what", ["add", "replace", "delete"])
-async def test_what_was_cut_is_not_taken_for_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    """The service ends before each of the commits: no digest of what is not all there."""
-    whole: set[tuple[frozenset[str], frozenset[str], str]] = {
-        (frozenset({"abc"}), frozenset("abc"), "x"),
-        (frozenset({"de"}), frozenset("de"), "y"),
-    }
-    cuts = 0
-    opened: list[Store] = []
-    for cut in range(10):
-        store = await Store.open(str(tmp_path / str(cut)), {}, identity())
-        opened.append(store)
-        if what != "add":
-            await store.write([FIRST])
-
-        def end(number: int, at: int = cut) -> None:
-            if number == at:
-                raise ConnectionAbortedError
-
-        with monkeypatch.context() as cutting:
-            before_commits(cutting, end)
-            try:
-                await (store.delete(["7"]) if what == "delete" else store.write([SECOND]))
-            except ConnectionAbortedError:
-                cuts += 1
-            else:
-                break
-        chunks, words, digest = await kept(store)
-        assert not digest or (frozenset(chunks), frozenset(words), digest) in whole
-        await store.write([FIRST])
-        assert await kept(store) == ({"abc"}, set("abc"), "x")
-    assert cuts == (2 if what == "add" else 3)  # the last round was not cut
-    for store in opened:
-        await store.close()
-
-
-@pytest.mark.parametrize("what", ["replace", "delete"])
-async def test_who_leaves_does_not_stop_a_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    for cut in range(3):
-        store = await Store.open(str(tmp_path / str(cut)), {}, identity())
-        await store.write([FIRST])
-        change = store.delete(["7"]) if what == "delete" else store.write([SECOND])
-        call: asyncio.Task[Any] = asyncio.create_task(change)
-
-        def leave(number: int, at: int = cut, call: asyncio.Task[Any] = call) -> None:
-            if number == at:
-                call.cancel()
-
-        with monkeypatch.context() as leaving:
-            before_commits(leaving, leave)
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            await store.close()
-        again = await Store.open(str(tmp_path / str(cut)), {}, identity())
-        expected = (set(), set(), None) if what == "delete" else ({"de"}, set("de"), "y")
-        assert await kept(again) == expected
-        await again.close()
 
 
 async def test_it_keeps_to_one_model(tmp_path: Path) -> None:

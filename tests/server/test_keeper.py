@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,9 @@ async def test_serving_long_enough_counts_anew(
     monkeypatch.setattr(keeper, "STEADY_SECONDS", 0.0)
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "1") as running:
         for _ in range(3):
+            await until(lambda: running.front._keepers[0]._serving_since is not None)
             running.handle.set_state(EngineState.FAILED)
-            await until(lambda: running.front.health.serving)
+        await until(lambda: running.front.health.serving)
         assert running.front.alive
 
 
@@ -150,3 +152,49 @@ async def test_whatever_goes_wrong_is_one_more_try(
         assert running.front.health.serving
         assert count(running, "engine_restarts_total", model="tiny") == 3
         assert running.front.alive
+
+
+def fail_beside_it(
+    running: Running, monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]
+) -> None:
+    """Once its engine starts, but not what lies beside it; in the pause behind that, ``then``."""
+    model = running.front.models.find("")
+    start, faults = model.start, [OSError("gone")]
+
+    async def start_but_fail(*arguments: Any) -> None:
+        await start(*arguments)
+        if faults:
+            asyncio.get_running_loop().call_soon(then)
+            raise faults.pop()
+
+    monkeypatch.setattr(model, "start", start_but_fail)
+
+
+async def test_one_that_ends_before_it_is_tried_again_is_started_once(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with front_fakes.running_front(checkpoint) as running:
+        fail_beside_it(running, monkeypatch, lambda: running.handle.set_state(EngineState.FAILED))
+        running.handle.set_state(EngineState.FAILED)
+        await until(lambda: running.front.health.serving)
+        await asyncio.sleep(20 * keeper.FIRST_PAUSE)
+        assert count(running, "engine_restarts_total", model="tiny") == 2
+
+
+async def test_an_engine_without_what_lies_beside_it_does_not_serve(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the time until it ends counts nothing anew."""
+    async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
+
+        def end() -> None:
+            nonlocal tries
+            monkeypatch.setattr(keeper, "STEADY_SECONDS", 0.0)
+            tries = fail_to_start(running, monkeypatch)
+            running.handle.set_state(EngineState.FAILED)
+
+        tries: list[int] = []
+        fail_beside_it(running, monkeypatch, end)
+        running.handle.set_state(EngineState.FAILED)
+        await until(lambda: not running.front.alive)
+        assert tries == [1, 2]

@@ -16,11 +16,15 @@ from front_calls import count, generate, until
 from front_fakes import Job, Running
 from front_values import make_event
 from headstream.access import call_server
+from headstream.server import front as front_module
 from headstream.server import listening
 from headstream.server.engine.stream import TokenEvent
 from headstream.server.errors import ConfigError
+from headstream.server.listener import bind
 from headstream.v1 import model_service_pb2 as pb
 from headstream.v1 import model_service_pb2_grpc as pb_grpc
+
+GET_MODEL = "headstream.v1.ModelService/GetModel"
 
 
 def token(index: int) -> Any:
@@ -132,3 +136,36 @@ async def test_it_is_not_alive_while_it_does_not_listen(
         await until(lambda: running.front.alive)
         assert await ask(running) == "tiny"
         job.stream.put(make_event(finish="length"))
+
+
+@pytest.mark.usefixtures("_as_grpc_has_it")
+async def test_the_explorer_calls_the_server_that_has_come_after(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the port was not free at first; a try that fails leaves nothing open."""
+    monkeypatch.setattr(listening, "LONGEST_PAUSE", 0.05)
+    async with front_fakes.running_front(checkpoint, "--explorer") as running:
+        front: Any = running.front
+        bridge = front._explorer._bridge
+
+        async def asked() -> bytes:
+            return b"".join([line async for line in bridge.call(GET_MODEL, b"{}")])
+
+        def sockets() -> int:
+            return len(list(Path(bridge._directory.name).iterdir()))
+
+        assert b"tiny" in await asked()
+        binds = 0
+
+        def bind_later(*arguments: Any) -> int:
+            nonlocal binds
+            binds += 1
+            if binds < 4:
+                raise ConfigError("it is taken")
+            return bind(*arguments)
+
+        monkeypatch.setattr(front_module, "bind", bind_later)
+        await say_no_text(running)
+        await until(lambda: running.front.alive and binds == 4)
+        assert b"tiny" in await asked()
+        await until(lambda: sockets() == 1)

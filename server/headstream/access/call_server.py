@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -20,11 +21,18 @@ import grpc.aio
 # Any: no types are published for it.
 _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 
-_CAN_REFUSE = hasattr(_cygrpc.AioServer, "_request_registered_call")
+NO_END = 1e8
+"""Seconds that calls of a server that has ended may go on: as long as they would have."""
+
+_Plain: Any = _cygrpc.AioServer
+_replacing = threading.Lock()
+"""Held while another class is in its place, which all threads would see."""
+
+_CAN_REFUSE = hasattr(_Plain, "_request_registered_call")
 """An older grpcio takes the registered calls where it takes the others, and refuses none apart."""
 
 
-class _Core(_cygrpc.AioServer):  # type: ignore[misc]  # it has no types
+class _Core(_Plain):  # type: ignore[misc]  # it has no types
     """What is below grpc.aio's server. The methods with an underscore are those it calls itself."""
 
     def __init__(self, on_unknown: Callable[[], None], *arguments: Any, **more: Any) -> None:
@@ -68,12 +76,12 @@ def make_server(
         on_unknown: Told of each call of a method that there is not, which is answered by
             UNIMPLEMENTED. Interceptors do not see it.
     """
-    plain = _cygrpc.AioServer
-    _cygrpc.AioServer = partial(_Core, on_unknown)  # the constructor's arguments are grpc.aio's own
-    try:
-        return grpc.aio.server(interceptors=interceptors, options=options)
-    finally:
-        _cygrpc.AioServer = plain
+    with _replacing:
+        _cygrpc.AioServer = partial(_Core, on_unknown)  # the other arguments are grpc.aio's own
+        try:
+            return grpc.aio.server(interceptors=interceptors, options=options)
+        finally:
+            _cygrpc.AioServer = _Plain
 
 
 async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
@@ -87,9 +95,20 @@ async def start(server: grpc.aio.Server) -> asyncio.Future[Any]:
     return taking or asyncio.ensure_future(server.wait_for_termination())
 
 
+async def discard(server: grpc.aio.Server) -> None:
+    """Let go of what a server is bound to that was never started: only so does it close that."""
+    await server.start()
+    await stop(server, None)
+
+
 async def stop(server: grpc.aio.Server, grace: float | None) -> None:
     """Take no more calls; those that run may take ``grace`` seconds."""
+    task = asyncio.current_task()
     try:
         await server.stop(grace)
-    except Exception:  # it tells once what has ended the task, instead of waiting
+    except Exception:  # it tells once what has ended the task that takes calls, instead of waiting
+        await server.stop(grace)
+    except asyncio.CancelledError:  # also that it was cancelled; unless that is meant for this one
+        if task is None or task.cancelling():
+            raise
         await server.stop(grace)

@@ -29,7 +29,7 @@ from headstream.lookup.reading import Reading
 IN_FLIGHT = 2
 """Texts at the server at once: one is computed while the next arrives."""
 BUSY_SECONDS = 60.0
-"""That a server which has too much to do is waited for."""
+"""All pauses together, for one call, in which a server that has too much to do is waited for."""
 BUSY = {"QUEUE_FULL", "DEADLINE_TOO_SHORT"}
 """The reasons with which it says so."""
 BUSY_PAUSE_SECONDS = 0.2
@@ -160,26 +160,25 @@ class Embedder:
     async def _compute(
         self, key: bytes, text: str, spans: tuple[Range, ...], prompt: str
     ) -> Vectors:
-        async with self._slots:
-            if spans:
-                found = await self._call(
-                    self._client.embed_spans,
-                    text,
-                    spans,
-                    model=self._model,
-                    prompt=prompt,
-                    normalize=True,
-                )
-            else:
-                found = await self._call(
-                    self._client.embed, [text], model=self._model, prompt=prompt, normalize=True
-                )
-            # Asked afterwards: had the server been changed before, it would say so now.
-            await self.check()
-        vectors = np.ascontiguousarray(found, np.float32)
+        vectors = await self._call(self._embed, text, spans, prompt)
+        # Asked afterwards: had the server been changed before, it would say so now.
+        await self.check()
         self.computed += len(vectors)
         self._cache.put(key, vectors)
         return vectors
+
+    async def _embed(self, text: str, spans: tuple[Range, ...], prompt: str) -> Vectors:
+        """[number of spans or 1, d]. One try: no slot is held while the server is waited for."""
+        async with self._slots:
+            if spans:
+                found = await self._client.embed_spans(
+                    text, spans, model=self._model, prompt=prompt, normalize=True
+                )
+            else:
+                found = await self._client.embed(
+                    [text], model=self._model, prompt=prompt, normalize=True
+                )
+        return np.ascontiguousarray(found, np.float32)
 
     async def check(self) -> None:
         """Make sure that the server still computes the vectors of the store.
@@ -202,14 +201,16 @@ class Embedder:
         **kwargs: Params.kwargs,
     ) -> Result:
         """Call the server; while it has too much to do, wait."""
-        give_up = asyncio.get_running_loop().time() + BUSY_SECONDS
+        patience = BUSY_SECONDS
         while True:
             try:
                 return await method(*args, **kwargs)
             except ResourceExhausted as error:
-                if error.reason not in BUSY or asyncio.get_running_loop().time() > give_up:
+                pause = error.retry_after or BUSY_PAUSE_SECONDS
+                if error.reason not in BUSY or pause > patience:
                     raise _failure(error) from error
-                await asyncio.sleep(error.retry_after or BUSY_PAUSE_SECONDS)
+                patience -= pause
+                await asyncio.sleep(pause)
             except HeadstreamError as error:
                 raise _failure(error) from error
 

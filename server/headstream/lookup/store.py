@@ -22,6 +22,8 @@ from headstream.lookup.tables import CHUNKS, WORDS, ReadDocument
 from headstream.lookup.vector_index import VectorIndex
 
 RETRIES_WITHIN = timedelta(seconds=30)
+CLOSE_SECONDS = 15.0
+"""That a change which was begun may take when the store is closed."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.lookup")
 
@@ -37,10 +39,10 @@ class Found:
 class Store:
     """The only writer of its tables; readers may be many.
 
-    Each table is changed in one commit. What a document was made from, its digest, is with its
-    chunks, and those are changed last; before anything else the digest of what was there is taken
-    away. So a crash in between leaves no digest of what is not whole, and the same document, sent
-    again, is written again.
+    The rows of a table are replaced in one commit. What a document was made from, its digest, is
+    with its chunks, and those are replaced last; before anything else, in a commit of its own, the
+    digest of what was there is taken away. So a crash in between leaves no digest of what is not
+    whole, and the same document, sent again, is written again.
     """
 
     def __init__(self, chunks: AsyncTable, words: AsyncTable, identity: Identity) -> None:
@@ -52,7 +54,8 @@ class Store:
         }
         self._indexes = {name: VectorIndex(table, name) for name, table in self._tables.items()}
         self._writing = asyncio.Lock()
-        self._changes: set[asyncio.Task[int]] = set()
+        self._change: asyncio.Task[int] | None = None  # the one that holds `_writing`
+        self._changing: frozenset[str] = frozenset()  # the documents that it changes
         self._upkeep: asyncio.Task[None] | None = None
 
     @classmethod
@@ -81,21 +84,23 @@ class Store:
 
     async def digests(self, ids: Iterable[str]) -> dict[str, str]:
         """The digest of each of these documents that is there; "" if it may not be whole."""
+        changing = self._changing  # as of now: what is begun later is beside this, not before it
         condition = f"number = 0 AND {is_one_of('document_id', list(ids))}"
         rows = await self._rows(CHUNKS, condition, ("document_id", "digest"))
-        return {row["document_id"]: row["digest"] for row in rows}
+        found = {row["document_id"]: row["digest"] for row in rows}
+        return {id_: "" if id_ in changing else digest for id_, digest in found.items()}
 
     async def write(self, documents: Sequence[ReadDocument]) -> None:
         """Write documents in place of those of the same ids. It is done when this returns."""
         chunks = tables.chunk_rows(documents, self._schemas[CHUNKS])
         words = tables.word_rows(documents, self._schemas[WORDS])
         ids = [document.id for document in documents]
-        await self._change(ids, {WORDS: words, CHUNKS: chunks})
+        await self._put(ids, {WORDS: words, CHUNKS: chunks})
 
     async def delete(self, ids: Sequence[str]) -> int:
         """Forget documents; returns how many were there."""
         nothing = {name: schema.empty_table() for name, schema in self._schemas.items()}
-        return await self._change(ids, nothing)
+        return await self._put(ids, nothing)
 
     async def search(
         self,
@@ -153,32 +158,48 @@ class Store:
             await index.update(self._writing, max_new=1)
 
     async def close(self) -> None:
-        """Leave the tables as they are, once the changes that were begun are whole."""
-        if self._changes:
-            await asyncio.wait(self._changes)
+        """Leave the tables as they are, once a change that was begun is whole.
+
+        One that takes longer than ``CLOSE_SECONDS`` is cut, as by a crash.
+        """
+        if (change := self._change) is not None:
+            _, late = await asyncio.wait({change}, timeout=CLOSE_SECONDS)
+            if late:
+                log.warning("change cut", seconds=CLOSE_SECONDS)
+                change.cancel()
+                await asyncio.wait(late)
         if self._upkeep is not None:
             self._upkeep.cancel()
             await asyncio.wait({self._upkeep})
         for table in self._tables.values():
             table.close()
 
-    async def _change(self, ids: Sequence[str], rows: Mapping[str, pa.Table]) -> int:
+    async def _put(self, ids: Sequence[str], rows: Mapping[str, pa.Table]) -> int:
         """Put rows in place of all rows of these documents; returns how many were there.
 
-        A caller who leaves does not stop it.
+        A caller who leaves does not stop it once it is begun. One who leaves before that takes it
+        along: carried out later, it would undo what others were told meanwhile.
         """
-        change = asyncio.create_task(self._commit(ids, rows))
-        self._changes.add(change)
-        change.add_done_callback(self._changes.discard)
-        return await asyncio.shield(change)
+        await self._writing.acquire()
+        self._changing = frozenset(ids)
+        self._change = change = asyncio.create_task(self._commit(ids, rows))
+        change.add_done_callback(self._end_change)
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            change.add_done_callback(_log_failure)  # nobody else is told
+            raise
+
+    def _end_change(self, _: asyncio.Task[int]) -> None:
+        self._change, self._changing = None, frozenset()
+        self._writing.release()
 
     async def _commit(self, ids: Sequence[str], rows: Mapping[str, pa.Table]) -> int:
         chunks, first = self._tables[CHUNKS], f"number = 0 AND {is_one_of('document_id', ids)}"
-        async with self._writing:
-            if there := await chunks.count_rows(first):
-                await chunks.update({"digest": ""}, where=first)
-            for name in (WORDS, CHUNKS):
-                await self._replace(name, ids, rows[name])
+        if there := await chunks.count_rows(first):
+            await chunks.update({"digest": ""}, where=first)
+        for name in (WORDS, CHUNKS):
+            await self._replace(name, ids, rows[name])
         self._keep_up()
         return there
 
@@ -212,6 +233,11 @@ class Store:
                 await index.update(self._writing)
             except RuntimeError as error:  # what LanceDB raises; the next write tries again
                 log.warning("index not updated", table=name, error=str(error))
+
+
+def _log_failure(change: asyncio.Task[int]) -> None:
+    if not change.cancelled() and (error := change.exception()) is not None:
+        log.warning("change failed after its caller had left", error=str(error))
 
 
 async def _open_or_create(

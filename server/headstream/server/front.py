@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import structlog
 
+from headstream.access import call_server
 from headstream.access.files import FileError, watch
 from headstream.access.gate import Gate
 from headstream.server.admin import AdminServer
@@ -142,10 +143,13 @@ class Front:
         interceptor = CallInterceptor(self.policy)
         server = make_server(settings, self.models, self.metrics, interceptor, self.health)
         await self.health.update()
-        port = bind(server, settings, self._certificates)
-        if self._explorer is not None:
-            self._explorer.attach(server)
-        return server, port
+        try:
+            if self._explorer is not None:  # first: the port is the last that can fail
+                self._explorer.attach(server)
+            return server, bind(server, settings, self._certificates)
+        except ConfigError:
+            await call_server.discard(server)
+            raise
 
     async def _watch_files(self) -> None:
         certificates = [] if self._certificates is None else [self._certificates.files]

@@ -41,9 +41,9 @@ class EngineKeeper:
 
     async def run(self) -> None:
         """From when the model has been loaded, until it gives up."""
+        self._serving_since = time.monotonic()
         while not self.given_up:
             await self._ended.wait()
-            self._ended.clear()
             if self._tries == self._most:
                 self.given_up = True
                 log.error("engine given up", model=self._model.name, tries=self._tries)
@@ -52,15 +52,17 @@ class EngineKeeper:
             self._tries += 1
             log.warning("engine is started again", model=self._model.name, seconds=pause)
             await asyncio.sleep(pause)
+            self._ended.clear()  # here: what ends in the pause is started again, too
+            self._serving_since = None
             try:
                 await self._restart()
             except Exception as error:  # whatever it was: nobody else tries again
                 log.warning("engine did not start", model=self._model.name, error=str(error))
                 self._ended.set()  # it has told so itself, unless what lies beside it is at fault
+            else:
+                self._serving_since = time.monotonic()
 
     def _on_state(self, state: EngineState) -> None:
-        if state is EngineState.SERVING:
-            self._serving_since = time.monotonic()
         if state is EngineState.FAILED:
             since, self._serving_since = self._serving_since, None
             if since is not None and time.monotonic() - since > STEADY_SECONDS:

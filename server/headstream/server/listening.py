@@ -12,9 +12,7 @@ from headstream.access import call_server
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 5.0
-"""Seconds between tries to bind a port that the server before has not left. They double."""
-NO_END = 1e8
-"""Seconds that calls of a server that has ended may go on: as long as they would have."""
+"""Seconds before each try to bind a port that the server before has to leave. They double."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 
@@ -22,7 +20,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("headstream.front")
 class Listening:
     """A server that is replaced at once when it ends by itself; its calls go on meanwhile.
 
-    ``make`` gives a server that is bound to a port, not yet started, and the port's number.
+    ``make`` gives a server that is bound to a port, not yet started, and the port's number; where
+    it fails, nothing stays bound.
     """
 
     def __init__(self, make: Callable[[int], Awaitable[tuple[grpc.aio.Server, int]]]) -> None:
@@ -63,7 +62,7 @@ class Listening:
                 "the gRPC server has ended by itself and is started again",
                 exc_info=None if taking.cancelled() else taking.exception(),
             )
-            leaving = asyncio.create_task(call_server.stop(server, NO_END))
+            leaving = asyncio.create_task(call_server.stop(server, call_server.NO_END))
             self._ended[leaving] = server
             leaving.add_done_callback(self._ended.pop)
             server, taking = await self._listen_anew()
@@ -72,10 +71,12 @@ class Listening:
     async def _listen_anew(self) -> tuple[grpc.aio.Server, asyncio.Future[object]]:
         pause = FIRST_PAUSE
         while True:
+            # Also at first: of the addresses of a name, the server before may have left only some,
+            # and a server that gets only some of them is content.
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 self._server, _ = await self._make(self._port)
                 return self._server, await call_server.start(self._server)
             except Exception as error:  # above all that the one before has not left the port yet
                 log.warning("the gRPC port is tried again", seconds=pause, error=str(error))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)

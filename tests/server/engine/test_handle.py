@@ -217,6 +217,19 @@ async def test_an_end_that_was_asked_for_is_no_failure(tiny_gemma: Path, cache_d
         handle.submit(PROMPT)
 
 
+async def test_a_start_that_nobody_waits_for_is_no_failure(
+    tiny_gemma: Path, cache_dir: Path
+) -> None:
+    handle = EngineHandle(_config(tiny_gemma, cache_dir), in_process=True)
+    begun = asyncio.Event()
+    starting = asyncio.create_task(handle.start(lambda _: begun.set()))
+    await begun.wait()
+    starting.cancel()
+    await until(lambda: handle.state is EngineState.SERVING)
+    assert len(await _tokens(handle)) == 6
+    await handle.stop()
+
+
 async def test_budget_too_small_is_refused_at_start(tiny_gemma: Path, cache_dir: Path) -> None:
     """Settings that could starve prompts never serve."""
     handle = EngineHandle(_config(tiny_gemma, cache_dir, max_num_batched_tokens=100))

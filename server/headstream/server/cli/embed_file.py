@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from headstream.server.cli.part_file import PartFile
+from headstream.server.cli.part_file import SOURCE, PartFile
 from headstream.server.cli.vector_file import check_output, write_vectors
 
 if TYPE_CHECKING:
-    from headstream.client import Client, EmbedOptions
+    from headstream.client import Client, EmbedAnswer, EmbedOptions, Fingerprint
+
+_BROKEN = "INTERNAL"
+"""What the server says where nothing that is known of is in the way of a line."""
 
 
 def is_file(text: str) -> bool:
@@ -41,7 +45,7 @@ def embed_file(
     digest, num_lines = _look_at(source)
     served = client.model(model)
     run = {
-        "lines of": digest,
+        SOURCE: digest,
         "model": served.name,
         "fingerprint": dataclasses.asdict(served.fingerprint),
         "options": dict(options),
@@ -69,39 +73,66 @@ def embed_file(
 def _run(client: Client, source: Path, part: PartFile, model: str, options: EmbedOptions) -> None:
     """Embed the lines that are not done yet.
 
+    Those at which the server fails are tried once more at the end, each alone. One at which it
+    breaks again is done, as an error: else no run would ever come to an end.
+
     Raises:
         ValueError: The vectors are of another model, or lines are not done, by a server's fault.
     """
     from headstream.client import FailedItem
 
-    fingerprint = client.model(model).fingerprint
-    texts = ((line, text) for line, text in _lines(source) if not part.done[line])
+    embed = partial(_embed, client, client.model(model).fingerprint, model, options)
+    with _bar(part) as advance:
+        for answer in embed(_left(source, part)):
+            if not (isinstance(answer.result, FailedItem) and answer.result.passing):
+                _keep(part, answer)
+                advance()
+        for line in _left(source, part):
+            for answer in embed([line]):
+                fault = answer.result
+                if isinstance(fault, FailedItem) and fault.passing and fault.reason != _BROKEN:
+                    count = part.done.count(0)
+                    what = f"the server had a fault at {count} lines, which are not done; the first"
+                    raise ValueError(f"{what}: {fault.message}")
+                _keep(part, answer)
+                advance()
+
+
+def _embed(
+    client: Client,
+    fingerprint: Fingerprint,
+    model: str,
+    options: EmbedOptions,
+    lines: Iterable[tuple[int, str]],
+) -> Iterator[EmbedAnswer[int]]:
     # Nobody waits for a single line: who waits for a text of his own goes first.
     wanted: EmbedOptions = {**options, "priority": "batch"}
-    faults: list[FailedItem] = []
-    answers = client.embed_stream(texts, model=model, **wanted)
-    with _bar(part) as advance, answers as stream:
+    with client.embed_stream(lines, model=model, **wanted) as stream:
         for answer in stream:
-            line, vector = answer
             if stream.fingerprint != fingerprint:
                 raise ValueError(f"the answers come from {stream.fingerprint}, not {fingerprint}")
-            if isinstance(vector, FailedItem) and vector.passing:
-                faults.append(vector)
-                continue
-            if isinstance(vector, FailedItem):
-                part.add_error(line, vector.reason, vector.message)
-            else:
-                part.add_vector(
-                    line,
-                    vector.dtype.str,
-                    list(vector.shape),
-                    vector.tobytes(),
-                    truncated=answer.truncated,
-                )
-            advance()
-    if faults:
-        what = f"the server had a fault at {len(faults)} lines, which are not done; the first: "
-        raise ValueError(what + faults[0].message)
+            yield answer
+
+
+def _keep(part: PartFile, answer: EmbedAnswer[int]) -> None:
+    from headstream.client import FailedItem
+
+    line, vector = answer
+    if isinstance(vector, FailedItem):
+        part.add_error(line, vector.reason, vector.message)
+    else:
+        part.add_vector(
+            line,
+            vector.dtype.str,
+            list(vector.shape),
+            vector.tobytes(),
+            truncated=answer.truncated,
+        )
+
+
+def _left(source: Path, part: PartFile) -> Iterator[tuple[int, str]]:
+    """The lines that are not done yet."""
+    return ((line, text) for line, text in _lines(source) if not part.done[line])
 
 
 def _lines(source: Path) -> Iterator[tuple[int, str]]:

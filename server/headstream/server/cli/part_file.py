@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
+SOURCE = "lines of"
+"""What every run tells of itself: the digest of its text."""
 _HEAD = struct.Struct("<QIB")  # line, bytes that follow, what they are
 _VECTOR, _ERROR, _FORMAT, _CUT_VECTOR = 0, 1, 2, 3  # the last: of a text that was cut
 
@@ -21,7 +24,8 @@ class PartFile:
     at the end at worst, which the next one cuts off. Where nothing was done, nothing is kept.
 
     Raises:
-        ValueError: It belongs to another run, or another process is writing it.
+        ValueError: It belongs to another run, or another process is writing it, or it is a file of
+            another kind.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], num_lines: int) -> None:
@@ -29,13 +33,9 @@ class PartFile:
         self.done = bytearray(num_lines)  # 1 for each line that is
         self.num_truncated = 0  # lines whose vector is that of their beginning
         self.format: tuple[str, list[int]] | None = None  # dtype and shape of a vector
-        self._file = path.open("a+b")
+        self._file = _open_locked(path)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._begin(run)
-        except BlockingIOError:
-            self._file.close()
-            raise ValueError(f"{path}: another process is writing it") from None
         except BaseException:
             self._file.close()
             raise
@@ -45,10 +45,7 @@ class PartFile:
         self._file.seek(0)
         first = self._file.readline()
         self._start = self._file.tell()
-        try:
-            found: Any = json.loads(first) if first.endswith(b"\n") else {}
-        except ValueError:
-            raise ValueError(f"{self.path} is no part file") from None
+        found = self._read_run(first) if first else {}
         if all(kind == _FORMAT for _, kind, _ in self._records()):  # new, or nothing was done
             self._file.seek(0)
             self._file.truncate()
@@ -65,6 +62,15 @@ class PartFile:
                 self.done[line] = 1
                 self.num_truncated += kind == _CUT_VECTOR
         self._file.truncate(end)
+
+    def _read_run(self, first: bytes) -> dict[str, Any]:
+        try:
+            found: Any = json.loads(first)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or SOURCE not in found:
+            raise ValueError(f"{self.path} is no part file; move it, or write to another place")
+        return found
 
     def _compare(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         other = [name for name in {**found, **run} if found.get(name) != run.get(name)]
@@ -133,6 +139,28 @@ class PartFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Before the lock is let go of: behind that, it may be another's.
+        if not any(self.done) and _is_at(self._file, self.path):
+            self.path.unlink()
         self._file.close()
-        if not any(self.done):
-            self.path.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"{path}: another process is writing it") from None
+        if _is_at(file, path):
+            return file
+        file.close()  # who had it has deleted it in between
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that is at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

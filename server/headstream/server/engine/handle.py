@@ -240,7 +240,8 @@ class EngineHandle:
                 case Ready() as ready:
                     self.ready = ready
                     self._set_state(EngineState.SERVING)
-                    self._started.set_result(None)
+                    if not self._started.done():  # who waited for it may have left
+                        self._started.set_result(None)
                 case Failed(message=reason):
                     self._fail_start(reason)
 

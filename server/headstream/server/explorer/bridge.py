@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import tempfile
 from collections.abc import AsyncGenerator
@@ -21,6 +22,7 @@ from google.protobuf.json_format import MessageToDict, MessageToJson, Parse, Par
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+from headstream.access import call_server
 from headstream.access.failure import DETAILS_KEY
 from headstream.server.explorer.methods import Method, passed_methods
 
@@ -60,18 +62,31 @@ class Bridge:
     def __init__(self) -> None:
         self._methods = passed_methods()
         self._directory = tempfile.TemporaryDirectory(prefix="headstream-")  # ours alone (0700)
-        self._target = f"unix:{Path(self._directory.name) / 'explorer.sock'}"
+        self._sockets = itertools.count(1)
         self._channel: grpc.aio.Channel | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # channels to servers before this one
 
     def attach(self, server: grpc.aio.Server) -> None:
-        """Have the server, not yet started, listen to the bridge."""
-        server.add_insecure_port(self._target)
+        """Have the server, not yet started, listen to the bridge, which calls no other any more.
+
+        Each has a socket of its own: one that ends removes that, also after the next has begun.
+        """
+        target = f"unix:{Path(self._directory.name) / f'{next(self._sockets)}.sock'}"
+        server.add_insecure_port(target)
+        if self._channel is not None:
+            leaving = asyncio.create_task(self._channel.close(call_server.NO_END))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
         # What a message may hold is bounded by the server.
         options = [("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(self._target, options=options)
+        self._channel = grpc.aio.insecure_channel(target, options=options)
 
     async def close(self) -> None:
         """End the calls and remove the socket."""
+        leaving = list(self._leaving)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
         if self._channel is not None:
             await self._channel.close()
         self._directory.cleanup()
