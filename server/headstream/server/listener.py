@@ -201,6 +201,6 @@ def _options(settings: Settings) -> Sequence[tuple[str, int]]:
     ]
     if settings.connection_age is not None:
         # No grace, which would cut sessions and bulk streams. Calls have bounds of their own, but
-        # for health's Watch and reflection: they hold their old connection for as long as they like.
+        # for health's Watch and reflection: they hold their old connection as long as they like.
         options.append(("grpc.max_connection_age_ms", int(settings.connection_age * 1000)))
     return options
