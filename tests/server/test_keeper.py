@@ -186,15 +186,14 @@ async def test_an_engine_without_what_lies_beside_it_does_not_serve(
 ) -> None:
     """So the time until it ends counts nothing anew."""
     async with front_fakes.running_front(checkpoint, "--engine-restarts", "3") as running:
+        tries: list[list[int]] = []
 
         def end() -> None:
-            nonlocal tries
             monkeypatch.setattr(keeper, "STEADY_SECONDS", 0.0)
-            tries = fail_to_start(running, monkeypatch)
+            tries.append(fail_to_start(running, monkeypatch))
             running.handle.set_state(EngineState.FAILED)
 
-        tries: list[int] = []
         fail_beside_it(running, monkeypatch, end)
         running.handle.set_state(EngineState.FAILED)
         await until(lambda: not running.front.alive)
-        assert tries == [1, 2]
+        assert tries == [[1, 2]]

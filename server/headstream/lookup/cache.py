@@ -1,4 +1,4 @@
-"""Vectors by the content they were computed from, so that none is computed twice."""
+"""Vectors by the content they were computed from, so that what is kept is not computed again."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
 
     # --- Log and traces ---
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level written; the `call` lines, the record of who asked for what, always are."""
+    """Least level written; `call` lines always are, of health and reflection those of refusals."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto: console on a terminal, JSON lines elsewhere."""
     otlp_endpoint: str | None = None

@@ -200,6 +200,7 @@ def _options(settings: Settings) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if settings.connection_age is not None:
-        # No grace, which would cut sessions and bulk streams: calls have bounds of their own.
+        # No grace, which would cut sessions and bulk streams. Calls have bounds of their own, but
+        # for health's Watch and reflection: they hold their old connection as long as they like.
         options.append(("grpc.max_connection_age_ms", int(settings.connection_age * 1000)))
     return options

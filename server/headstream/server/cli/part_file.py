@@ -45,7 +45,7 @@ class PartFile:
         self._file.seek(0)
         first = self._file.readline()
         self._start = self._file.tell()
-        found = self._read_run(first) if first else {}
+        found: Mapping[str, Any] = self._read_run(first) if first else {}
         if all(kind == _FORMAT for _, kind, _ in self._records()):  # new, or nothing was done
             self._file.seek(0)
             self._file.truncate()
@@ -63,14 +63,16 @@ class PartFile:
                 self.num_truncated += kind == _CUT_VECTOR
         self._file.truncate(end)
 
-    def _read_run(self, first: bytes) -> dict[str, Any]:
+    def _read_run(self, first: bytes) -> Mapping[str, Any]:
         try:
             found: Any = json.loads(first)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or SOURCE not in found:
-            raise ValueError(f"{self.path} is no part file; move it, or write to another place")
-        return found
+            found[SOURCE]
+        except (ValueError, TypeError, LookupError):
+            raise ValueError(
+                f"{self.path} is no part file; move it, or write to another place"
+            ) from None
+        run: Mapping[str, Any] = found
+        return run
 
     def _compare(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         other = [name for name in {**found, **run} if found.get(name) != run.get(name)]
