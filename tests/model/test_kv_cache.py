@@ -106,7 +106,7 @@ def run_apart(program: str) -> list[int]:
         check=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]),
         },
     )
     return [int(number) for number in result.stdout.split()]
@@ -154,7 +154,7 @@ rows = torch.ones(1024, 2, 64, dtype=dtype)  # [N, G, D]
 small = KVCache(config, 32, 32, dtype, torch.device("cpu"))
 process = psutil.Process()
 for cache in (small, KVCache(config, num_blocks, 32, dtype, torch.device("cpu"))):
-    before = process.memory_info().rss  # at last, with what the first write loads
+    before = process.memory_info().rss  # of the second: all that a first write loads is there
     for first in range(0, min(tokens, cache.num_blocks * 32), 1024):
         for layer in range(8):
             cache.write(layer, rows, rows, torch.arange(first, first + 1024))
