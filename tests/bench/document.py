@@ -48,7 +48,7 @@ def render(result: Result, pictures: Sequence[str]) -> Iterator[str]:
         f"{tables.count(settings['rounds'], 'round')}. Prompts to continue have "
         f"{settings['prompt']} tokens and get {settings['new']} new ones, greedy, end of text "
         "ignored, prefill included in the rate. Tokens are counted, and compared with those of "
-        "`transformers` in the same run, and so are logits of ours. The floor is the time that bytes over the memory "
+        "`transformers` in the same run. The floor is the time that bytes over the memory "
         "bandwidth, or multiply-adds over the rate of packed matrix products, take at least, the "
         "highest rates measured between the rounds; attention, norms and sampling count as free."
     )
