@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve bench test reliability ray coverage check format clean lock sbom \
+.PHONY: help setup demo serve bench gpu test reliability ray coverage check format clean lock sbom \
 	check-format check-lint check-types check-mypy check-pyright check-imports check-layout explorer check-explorer \
 	proto check-proto check-buf breaking
 
@@ -50,6 +50,9 @@ serve: $(READY) ## Serve (model and port in ARGS)
 
 bench: $(READY) ## Measure beside other engines (ARGS="--quick" for a try; see tests/bench/README.md)
 	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+gpu: $(READY) ## On a machine with a CUDA GPU: its tests, then its benchmark, all into build/gpu (never run on one yet)
+	$(BIN)/python tests/bench/gpu.py --out build/gpu $(ARGS)
 
 ##@ Develop
 

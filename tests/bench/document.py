@@ -89,6 +89,9 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _table(heading.capitalize(), rows)
     yield from _table("One step of the engine", tables.step_rows(run))
     yield from _table("Answers compared", tables.check_rows(run), f"{report.checked(run)}.")
+    if run.get("logits"):
+        said = f"{report.compared(run)}."
+        yield from _table("Logits compared", tables.compared_rows(run), said)
 
 
 def _table(heading: str, rows: Iterator[Sequence[str]], said: str | None = None) -> Iterator[str]:

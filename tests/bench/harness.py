@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import checks, steps
-from bench.contenders.registry import CONTENDERS, PEERS, Prompts
+from bench import checks, logits, steps
+from bench.contenders.registry import CONTENDERS, PEERS, REFERENCE, Prompts
 from bench.home import Home
 from bench.limits import ITEM_BYTES, ModelSizes
 from bench.measuring import Measuring
@@ -46,7 +46,10 @@ def run(plan: Plan, place: Place) -> dict[str, Any]:
 
 def is_right(result: Mapping[str, Any]) -> bool:
     """Whether every check that must hold does."""
-    return all(checks.is_right(each["checks"]) for each in result["runs"])
+    return all(
+        checks.is_right(run["checks"]) and all(map(logits.is_near, run.get("logits", ())))
+        for run in result["runs"]  # older ones have no logits
+    )
 
 
 class Bench:
@@ -89,10 +92,15 @@ class Bench:
             for index in range(plan.rounds):
                 tell(f"{dtype}: round {index + 1} of {plan.rounds}")
                 measuring.take_round(index)
+            tell(f"{dtype}: comparing logits")
+            compared = logits.compare_all(
+                workers, self._streams, dtype, lambda: self._start(REFERENCE, logits.EXACT)
+            )
             peers = {n: workers[n].call("describe").result for n in able if n in self._homes}
         tell(f"{dtype}: single steps")
         return {
             **measuring.result(sizes),
+            "logits": compared,
             "peers": peers,
             "steps": steps.measure(
                 plan.steps,

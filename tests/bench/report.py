@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from bench import tables
+from bench import logits, tables
 from bench.contenders.registry import GRPC
 from bench.worker import available_cores
 
@@ -96,6 +96,8 @@ def _run(run: Mapping[str, Any]) -> Iterator[str]:
         yield from titled(heading, rows)
     yield from titled("one step of the engine, in its process", tables.step_rows(run))
     yield from titled(checked(run), tables.check_rows(run))
+    if run.get("logits"):
+        yield from titled(compared(run), tables.compared_rows(run))
 
 
 def client_tables(run: Mapping[str, Any]) -> Iterator[tuple[str, Iterator[tables.Row]]]:
@@ -139,6 +141,17 @@ def checked(run: Mapping[str, Any]) -> str:
     reported = "16-bit engines may part, which is reported only"
     return "Greedy tokens, position by position" + (
         "" if run["dtype"] == "float32" else f"; {reported}"
+    )
+
+
+def compared(run: Mapping[str, Any]) -> str:
+    """What the comparison of logits says."""
+    asked = (
+        f"ours at most {logits.WITHIN:.0e} apart" if run["dtype"] == logits.EXACT else "reported"
+    )
+    return (
+        f"Rows of logits of the prompts, {asked}; KL divergence of the next token from that of "
+        "transformers in float32, mean, nats"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bench.logits import is_near
 from bench.ratios import ratios
 
 Row = Sequence[str]
@@ -86,9 +87,22 @@ def check_rows(run: Run) -> Iterator[Row]:
             apart = f"at most {check['apart']:.2g} apart"
             yield f"{pair}, log-probabilities", apart, ABSENT, "reported"
             continue
-        wrong = check["required"] and check["share"] < 1.0
-        kind = "WRONG" if wrong else "required" if check["required"] else "reported"
+        kind = _kind(required=check["required"], met=check["share"] == 1.0)
         yield pair, f"{check['equal']} of {check['tokens']}", f"{check['share']:.1%}", kind
+
+
+def compared_rows(run: Run) -> Iterator[Row]:
+    """How near the logits of ours are to the reference's, and its own in 16 bits."""
+    yield "", "positions", "at most apart", "KL divergence", "same first", ""
+    for each in run["logits"]:
+        yield (
+            f"{each['of']} against {each['against']}",
+            str(each["positions"]),
+            f"{each['apart']:.2g}",
+            f"{each['divergence']:.2g}",
+            f"{each['same_first']:.1%}",
+            _kind(required=each["required"], met=is_near(each)),
+        )
 
 
 def peer_rows(run: Run) -> Iterator[Row]:
@@ -132,3 +146,10 @@ def markdown(rows: Iterator[Row]) -> Iterator[str]:
         yield f"| {' | '.join(row)} |"
         if number == 0:
             yield f"|{' --- |' * len(row)}"
+
+
+def _kind(*, required: bool, met: bool) -> str:
+    """What a comparison counts."""
+    if not required:
+        return "reported"
+    return "required" if met else "WRONG"

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from bench import charts, document, report
+from bench import charts, document, harness, report
 from bench.ratios import ratios
 
 
@@ -94,6 +94,18 @@ def result() -> dict[str, Any]:
                         "required": False,
                     }
                 ],
+                "logits": [
+                    {
+                        "of": name,
+                        "against": "transformers in float32",
+                        "required": False,
+                        "positions": 252,
+                        "apart": 0.25,
+                        "divergence": divergence,
+                        "same_first": 0.975,
+                    }
+                    for name, divergence in (("headstream", 0.002), ("transformers", 0.0032))
+                ],
             }
         ],
     }
@@ -126,11 +138,30 @@ def test_document_says_what_ran_and_how_it_came_out(result: dict[str, Any], tmp_
         "| 8 | 125.0 ms | 250.0 ms | 12.5 ms | 31.2 ms |",
         "| context | 8 | 8 | 1024 | 8.00 (7.00-9.00) | 4.00 | 0.50 |",
         "| openvino against transformers | 150 of 200 | 75.0% | reported |",
+        "| headstream against transformers in float32 | 252 | 0.25 | 0.002 | 97.5% | reported |",
+        "| transformers against transformers in float32 | 252 | 0.25 | 0.0032 | 97.5% | reported |",
     ):
         assert said in text
     again = tmp_path / "again"
     document.write(json.loads((tmp_path / "performance" / "result.json").read_text()), again)
     assert (again / "performance.md").read_text() == text
+
+
+def test_logits_beyond_the_limit_are_wrong(result: dict[str, Any], tmp_path: Path) -> None:
+    """They are told in the report and the document, and by the exit status."""
+    compared = result["runs"][0]["logits"][0] | {"required": True}
+    for apart, right in ((1e-4, True), (1.1e-4, False), (float("nan"), False)):
+        result["runs"][0]["logits"] = [compared | {"apart": apart}]
+        assert harness.is_right(result) is right
+        document.write(result, tmp_path)
+        for text in (report.render(result), (tmp_path / "performance.md").read_text()):
+            assert ("WRONG" in text) is not right
+
+
+def test_a_result_from_before_logits_were_compared_is_shown(result: dict[str, Any]) -> None:
+    del result["runs"][0]["logits"]
+    assert harness.is_right(result)
+    assert "KL divergence" not in report.render(result)
 
 
 def test_every_chart_the_document_shows_is_drawn(result: dict[str, Any], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from bench.limits import (
     score_floor,
     step_floor,
 )
+from bench.logits import COMPARED_PROMPTS, WITHIN
 from bench.plan import QUICK, Workload
 from bench.running import BENCH, run_script
 from bench.steps import DECODE_CONTEXT
@@ -30,11 +31,11 @@ from bench.tiny import save_tiny_model
 from bench.worker import Reply, Worker, WorkerError
 
 
-def test_bench(tmp_path: Path) -> None:
+def test_bench(tmp_path: Path, cache_dir: Path) -> None:
     model = save_tiny_model(tmp_path / "tiny", max_model_len=512)
     result, text = run_script(
         "bench.py",
-        *("--quick", "--model", model, "--cache-dir", tmp_path / "cache", "--threads", "1"),
+        *("--quick", "--model", model, "--cache-dir", cache_dir, "--threads", "1"),
         *("--document", tmp_path / "docs"),
         out=tmp_path / "out.json",
     )
@@ -73,6 +74,12 @@ def test_bench(tmp_path: Path) -> None:
     apart = {check["of"]: check["apart"] for check in run["checks"] if "apart" in check}
     assert list(apart) == ["headstream", "headstream-grpc"]
     assert max(apart.values()) < 1e-4
+    assert [each["of"] for each in run["logits"]] == ["headstream", "headstream-grpc"]
+    for each in run["logits"]:
+        assert each["required"]
+        assert each["positions"] == COMPARED_PROMPTS * (QUICK.prompt - 1)
+        assert 0 < each["apart"] < WITHIN
+        assert each["same_first"] == 1.0
     for name in present:
         assert f"\n{name}  " in text
         assert f"\n| {name} |" in document
@@ -108,7 +115,7 @@ def test_transport(tmp_path: Path) -> None:
     assert "served / raw" in text
 
 
-def test_perplexity(tmp_path: Path) -> None:
+def test_perplexity(tmp_path: Path, cache_dir: Path) -> None:
     """On a text of several windows both engines give the same number."""
     model = save_tiny_model(tmp_path / "tiny", max_model_len=256)
     text = tmp_path / "text.txt"
@@ -116,7 +123,7 @@ def test_perplexity(tmp_path: Path) -> None:
     result, printed = run_script(
         "perplexity.py",
         *("--model", model, "--text", text, "--bytes", "1500", "--window", "128", "--stride", "50"),
-        *("--rounds", "1", "--threads", "1", "--cache-dir", tmp_path / "cache"),
+        *("--rounds", "1", "--threads", "1", "--cache-dir", cache_dir),
         out=tmp_path / "out.json",
     )
     assert str(tmp_path) not in json.dumps(result) + printed

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headstream.model.kernels import TORCH_INT8_KERNELS, TORCH_KERNELS, Kernels, load_kernels
-from triton_kernels import HAS_GPU, gpu_kernels, reached_from_cpu
+from triton_kernels import gpu_kernels, reached_from_cpu
 
 Oracle = Any  # a transformers model; the library's types say no more
 MakeCheckpoint = Callable[..., tuple[Path, Oracle]]
@@ -45,14 +45,12 @@ def native_kernels(compiled: Path) -> Kernels:
     return kernels
 
 
-@pytest.fixture(params=["native", "torch", "triton"])
+@pytest.fixture(params=["native", "torch", pytest.param("triton", marks=pytest.mark.gpu)])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     """Every kernel: compiled, in torch, and those of a GPU."""
     if request.param == "torch":
         return TORCH_KERNELS
     if request.param == "triton":
-        if not HAS_GPU:
-            pytest.skip("needs a CUDA device")
         return reached_from_cpu(gpu_kernels())
     native: Kernels = request.getfixturevalue("native_kernels")
     return native

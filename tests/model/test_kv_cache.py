@@ -13,6 +13,7 @@ import torch
 from attention_reference import attention_spec, model_config
 from headstream.model.kv_cache import KVCache, block_bytes
 
+TESTS = str(Path(__file__).parents[1])
 CPU = torch.device("cpu")
 SPEC = attention_spec(4, 2, 8)
 
@@ -96,6 +97,21 @@ def test_bytes(dtype: torch.dtype) -> None:
     assert cache.num_bytes == 5 * block_bytes(config, 4, dtype)
 
 
+def run_apart(program: str) -> list[int]:
+    """The numbers that a program prints, of a process whose memory nothing else has used."""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        },
+    )
+    return [int(number) for number in result.stdout.split()]
+
+
 UNTOUCHED = """
 import psutil, torch
 from attention_reference import attention_spec, model_config
@@ -120,15 +136,42 @@ print(cache.num_bytes, process.memory_info().rss - before)
 @pytest.mark.parametrize("tuned", [False, True])
 @pytest.mark.parametrize("num_blocks", [2000, 9000])  # below and above the allocator's threshold
 def test_untouched_blocks_cost_no_memory(num_blocks: int, tuned: bool) -> None:
-    program = UNTOUCHED.format(num_blocks=num_blocks, tuned=tuned)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=environment,
-    )
-    pool, resident = map(int, result.stdout.split())
+    pool, resident = run_apart(UNTOUCHED.format(num_blocks=num_blocks, tuned=tuned))
     assert pool >= 500 << 20
     assert resident < pool / 10
+
+
+WRITTEN = """
+import psutil, torch
+from attention_reference import attention_spec, model_config
+from headstream.model.allocator import tune_allocator
+from headstream.model.kv_cache import KVCache, block_bytes
+
+tune_allocator()
+config = model_config(attention_spec(4, 2, 64), n_layers=8)
+num_blocks, tokens, dtype = {num_blocks}, {tokens}, torch.{dtype}
+rows = torch.ones(1024, 2, 64, dtype=dtype)  # [N, G, D]
+small = KVCache(config, 32, 32, dtype, torch.device("cpu"))
+process = psutil.Process()
+for cache in (small, KVCache(config, num_blocks, 32, dtype, torch.device("cpu"))):
+    before = process.memory_info().rss  # of the second: all that a first write loads is there
+    for first in range(0, min(tokens, cache.num_blocks * 32), 1024):
+        for layer in range(8):
+            cache.write(layer, rows, rows, torch.arange(first, first + 1024))
+print(block_bytes(config, 32, dtype) // 32, process.memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts pages as Linux does")
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("share", [1.0, 0.5])  # of the blocks: the others must cost nothing
+def test_a_token_costs_the_memory_of_its_keys_and_values(
+    dtype: str, size: int, share: float
+) -> None:
+    """256 MiB of blocks, written: what the process grew by is 2 L G D elements a token, +-5 %."""
+    per_token = 2 * 8 * 2 * 64 * size
+    num_blocks = (256 << 20) // (32 * per_token)
+    tokens = int(num_blocks * 32 * share)
+    said, grown = run_apart(WRITTEN.format(num_blocks=num_blocks, tokens=tokens, dtype=dtype))
+    assert said == per_token
+    assert grown / tokens == pytest.approx(per_token, rel=0.05)

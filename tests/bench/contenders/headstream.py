@@ -6,9 +6,15 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from bench.contenders.registry import Prompts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Rows = npt.NDArray[np.float32]
 
 ResultT = TypeVar("ResultT")
 
@@ -70,6 +76,11 @@ class Headstream:
     def score(self, prompts: Prompts) -> list[list[float]]:
         return self._loop.run(self._score(prompts))
 
+    def logits(self, prompts: Prompts, path: str) -> None:
+        import numpy as np
+
+        np.save(path, self._loop.run(self._rows(prompts)))
+
     def stop(self) -> None:
         self._loop.run(self._handle.stop())
         self._loop.close()
@@ -101,6 +112,21 @@ class Headstream:
                     values = np.frombuffer(event.scores.values.data, np.float32)
                     logprobs += values[: event.scores.values.shape[1]].tolist()
         return logprobs
+
+    async def _rows(self, prompts: Prompts) -> list[Rows]:
+        return await asyncio.gather(*(self._rows_of(prompt) for prompt in prompts))
+
+    async def _rows_of(self, prompt: Sequence[int]) -> Rows:
+        import numpy as np
+
+        from headstream.model.outputs import LogitsSpec, Outputs, ScoreSpec
+
+        outputs = Outputs(score=ScoreSpec(logits=LogitsSpec("full")))
+        async with self._handle.submit(prompt, outputs=outputs) as stream:
+            parts = [event.scores.logits async for event in stream if event.scores is not None]
+        tensors = [part for part in parts if part is not None]  # float32 [n, V] each
+        rows = [np.frombuffer(each.data, np.float32).reshape(each.shape) for each in tensors]
+        return np.concatenate(rows)  # [T - 1, V]
 
 
 class HeadstreamLogprobs(Headstream):
@@ -155,6 +181,12 @@ class HeadstreamGrpc:
 
     def score(self, prompts: Prompts) -> list[list[float]]:
         return self._loop.run(self._scores(prompts))
+
+    def logits(self, prompts: Prompts, path: str) -> None:
+        import numpy as np
+
+        results = self._loop.run(self._client.score(prompts, logits="full"))
+        np.save(path, [np.asarray(scores.logits, np.float32) for scores in results])
 
     def rows(
         self, prompts: Prompts, new: int, logits: Literal["none", "top", "full"]

@@ -50,6 +50,17 @@ class Scorer(Contender, Protocol):
         ...
 
 
+class Shower(Contender, Protocol):
+    """One whose rows of logits can be compared."""
+
+    def logits(self, prompts: Prompts, path: str) -> None:
+        """Write the row behind each token of each prompt but its last: float32 [P, T - 1, V].
+
+        The prompts have T tokens each; the file is numpy's (.npy).
+        """
+        ...
+
+
 class Peer(Contender, Protocol):
     """One that is installed in an environment of its own (see ``home``)."""
 
@@ -95,5 +106,7 @@ REFERENCE = "transformers"
 """Whose greedy tokens and log-probabilities are the right ones."""
 GRPC = "headstream-grpc"
 """The one that can also send rows of logits, and that notes when each token arrived."""
+SHOWS_LOGITS = ("headstream", GRPC, REFERENCE)
+"""Those that have :meth:`Shower.logits`."""
 OURS = tuple(name for name in CONTENDERS if name.startswith("headstream"))
 PEERS = tuple(name for name, entry in CONTENDERS.items() if entry.is_peer)

@@ -73,5 +73,17 @@ class Transformers:
                 scores.append((chosen - logits.logsumexp(dim=1)).tolist())
         return scores
 
+    def logits(self, prompts: Prompts, path: str) -> None:
+        import numpy as np
+        import torch
+
+        ids = torch.tensor(prompts, device=self._device)
+        with torch.inference_mode():
+            rows = [
+                self._model(input_ids=each, use_cache=False).logits[0, :-1].float().cpu().numpy()
+                for each in ids.split(1)  # [1, T] each
+            ]
+        np.save(path, rows)
+
     def stop(self) -> None:
         del self._model
