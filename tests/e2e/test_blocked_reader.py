@@ -28,7 +28,7 @@ def processor_seconds(engine: psutil.Process) -> float:
 def until_paused(server: Server) -> None:
     """Until the engine draws nothing more."""
     drawn = -1.0
-    while (now := server.metrics()["output_tokens_total", "tiny"]) != drawn or not now:
+    while (now := server.metrics().get(("output_tokens_total", "tiny"), 0.0)) != drawn or not now:
         drawn = now
         time.sleep(0.5)
 
