@@ -118,8 +118,7 @@ class Admission:
         """
         party = current_party()
         self._check(self.request_room, party, num_sequences)
-        if least_tokens:
-            self._check(self.token_room, party, least_tokens)
+        self._check(self.token_room, party, least_tokens)
         self._check_deadline(party, own_tokens=sum(ticket.tokens for ticket in own))
         tickets = [Ticket(self, party) for _ in range(num_sequences)]
         try:

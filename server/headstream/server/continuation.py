@@ -144,5 +144,4 @@ class Continuation:
 
     def _count(self, kind: str, num_bytes: int) -> None:
         self._tensor_bytes += num_bytes
-        self._call.tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(self._model.name, kind).inc(num_bytes)
+        self._metrics.count_reply(self._call, self._model.name, kind, num_bytes)

@@ -242,8 +242,7 @@ class DecodeSession:
     async def _send(self, move: Move, branch: int, part: pb.DecodeResponse) -> None:
         part.id, part.branch, part.length = move.request.id, branch, move.length
         num_bytes = len(part.chunk) + sum(len(row.values.data) for row in part.logits)
-        self._call.tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(self._model.name, "logits").inc(num_bytes)
+        self._metrics.count_reply(self._call, self._model.name, "logits", num_bytes)
         await self._outbox.put(part)
 
     def _note(self, event: Event) -> None:

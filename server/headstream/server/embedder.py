@@ -139,8 +139,7 @@ class Embedder:
         embedding.num_tokens = len(item.tokens)
         embedding.truncated = item.truncated
         num_bytes = len(embedding.vectors.data) + SCALE_BYTES * len(embedding.scales)
-        current_call().tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(self._model.name, "vectors").inc(num_bytes)
+        self._metrics.count_reply(current_call(), self._model.name, "vectors", num_bytes)
         return pb.EmbedResult(embedding=embedding)
 
 

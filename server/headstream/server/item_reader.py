@@ -65,13 +65,12 @@ class ItemReader:
         Whole texts are tokenized together, and the places of their tokens are not looked for.
         """
         asked = [self._ask(*each) for each in zip(fields, messages, strict=True)]
-        good = [each for each in asked if isinstance(each, _Asked)]
-        whole, others = await gather(
-            [
-                self._read_together([each for each in good if _is_whole_text(each)]),
-                self._read_alone([each for each in good if not _is_whole_text(each)]),
-            ]
-        )
+        together: list[_Asked] = []
+        alone: list[_Asked] = []
+        for each, message in zip(asked, messages, strict=True):
+            if isinstance(each, _Asked):
+                (alone if is_read_alone(message) else together).append(each)
+        whole, others = await gather([self._read_together(together), self._read_alone(alone)])
         tokens = whole | others
         return [
             self._finish(each, tokens[each]) if isinstance(each, _Asked) else each for each in asked
@@ -151,7 +150,3 @@ class ItemReader:
 def is_read_alone(message: pb.EmbedInput) -> bool:
     """Whether nothing is gained by reading it with others, which would wait for it."""
     return bool(message.spans) or message.input.WhichOneof("content") != "text"
-
-
-def _is_whole_text(asked: _Asked) -> bool:
-    return isinstance(asked.parsed, TextInput) and not asked.spans

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from headstream.server.call import Call
 from headstream.server.engine.messages import StepReport
 from headstream.server.engine.priority import Priority
 from headstream.server.limits import Limits
@@ -103,6 +104,11 @@ class Metrics:
         Info("headstream_build", "What is running.", registry=registry).info(
             {"version": package_version(), "python": platform.python_version()}
         )
+
+    def count_reply(self, call: Call, model: str, kind: str, num_bytes: int) -> None:
+        """Bytes of tensors of one ``kind`` that a call is answered with."""
+        call.tensor_bytes += num_bytes
+        self.reply_bytes.labels(model, kind).inc(num_bytes)
 
     def set_limits(self, model: str, limits: Limits) -> None:
         """Show the limits of a model."""

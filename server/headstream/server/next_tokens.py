@@ -12,9 +12,9 @@ from headstream.server.engine.stream import TokenEvent
 from headstream.server.errors import EngineFault
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
-from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.sequence_run import run_sequence, tokenize_prompts
 from headstream.server.together import gather
-from headstream.server.wire.inputs import check_length, parse_input
+from headstream.server.wire.inputs import parse_input
 from headstream.v1 import types_pb2
 
 
@@ -29,12 +29,9 @@ async def next_tokens(
 
     ``field``: the word for the prompts in errors; with one that is wrong none is run.
     """
-    limits = model.limits
-    parsed = [parse_input(f"{field}[{i}]", each, limits) for i, each in enumerate(inputs)]
+    parsed = [parse_input(f"{field}[{i}]", each, model.limits) for i, each in enumerate(inputs)]
     with model.queue.enter(len(parsed)) as tickets:
-        prompts = await gather([tokenize(model, each) for each in parsed])
-        for i, prompt in enumerate(prompts):
-            check_length(f"{field}[{i}]", len(prompt), limits, new_tokens=1)
+        prompts = await tokenize_prompts(model, field, parsed)
         model.queue.charge(tickets, [len(prompt) for prompt in prompts])
         return await gather(
             [
@@ -60,6 +57,5 @@ async def _run(
     if token is None:
         raise EngineFault("the engine ended a prompt without its next token")
     if token.logits is not None:
-        current_call().tensor_bytes += len(token.logits.data)
-        metrics.reply_bytes.labels(model.name, "logits").inc(len(token.logits.data))
+        metrics.count_reply(current_call(), model.name, "logits", len(token.logits.data))
     return token

@@ -14,9 +14,9 @@ from headstream.server.call import current_call
 from headstream.server.errors import InvalidRequest
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
-from headstream.server.sequence_run import run_sequence, tokenize
+from headstream.server.sequence_run import run_sequence, tokenize_prompts
 from headstream.server.together import gather
-from headstream.server.wire.inputs import check_length, least_tokens, parse_input
+from headstream.server.wire.inputs import least_tokens, parse_input
 from headstream.v1 import types_pb2
 
 Rows = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -53,10 +53,9 @@ async def prompt_logits(
     parsed = [parse_input(f"{field}[{i}]", each, limits) for i, each in enumerate(inputs)]
     least = sum(least_tokens(each, limits) for each in inputs)
     with model.queue.enter(len(parsed), least_tokens=least) as tickets:
-        prompts = await gather([tokenize(model, each) for each in parsed])
+        prompts = await tokenize_prompts(model, field, parsed)
         length = len(prompts[0])
         for i, prompt in enumerate(prompts):
-            check_length(f"{field}[{i}]", len(prompt), limits, new_tokens=1)
             if len(prompt) != length:
                 told = f"{len(prompt)} tokens, and {field}[0] {length}; must be equally many"
                 raise InvalidRequest(f"{field}[{i}]", f"has {told} for the logits of all")
@@ -90,8 +89,7 @@ async def _run(
                 values.append(event.scores.logits.data)
                 ids.append(event.scores.logits_ids)
     data = b"".join(values)
-    current_call().tensor_bytes += len(data)
-    metrics.reply_bytes.labels(model.name, "logits").inc(len(data))
+    metrics.count_reply(current_call(), model.name, "logits", len(data))
     return (
         np.frombuffer(data, "<f4").reshape(len(prompt), -1),
         np.frombuffer(b"".join(ids), "<i4").reshape(len(prompt), -1),

@@ -34,7 +34,9 @@ class Room:
         return self.limit // 2
 
     def problem(self, party: Party, count: int) -> str:
-        """Why a party cannot hold so many more; empty: it can."""
+        """Why a party cannot hold so many more; empty: it can, as anybody can hold none more."""
+        if not count:
+            return ""
         limit = self._limit_of(party)
         if self.held and self.held + count > limit:
             whose = " of a batch" if limit < self.limit else ""

@@ -132,9 +132,6 @@ class Scorer:
                 if event.scores is None:
                     continue
                 if event.scores.logits is not None:
-                    self._count(len(event.scores.logits.data))
+                    num_bytes = len(event.scores.logits.data)
+                    self._metrics.count_reply(self._call, self._model.name, "logits", num_bytes)
                 yield event.scores
-
-    def _count(self, num_bytes: int) -> None:
-        self._call.tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(self._model.name, "logits").inc(num_bytes)

@@ -16,8 +16,9 @@ from headstream.server.errors import EngineFault, EngineUnavailable, InvalidRequ
 from headstream.server.metrics import Metrics
 from headstream.server.models import LoadedModel
 from headstream.server.offsets import TokenizedText, Tokens
+from headstream.server.together import gather
 from headstream.server.tokenizer import TextTokenizer
-from headstream.server.wire.inputs import ChatInput, IdsInput, ParsedInput
+from headstream.server.wire.inputs import ChatInput, IdsInput, ParsedInput, check_length
 
 _REFUSALS: dict[FinishReason | None, tuple[str, str]] = {
     "refused": (
@@ -46,6 +47,20 @@ async def read_texts(
     """The tokens of many texts whose places in them nobody asks for, in one thread."""
     with _timed_tokenizing():
         return await asyncio.to_thread(model.tokenizer.read, texts, skip_special=skip_special)
+
+
+async def tokenize_prompts(
+    model: LoadedModel, field: str, parsed: Sequence[ParsedInput]
+) -> list[TokenizedText]:
+    """The tokens of several prompts, behind each of which the model has room for one more.
+
+    Raises:
+        InvalidRequest: There is no room behind one of them.
+    """
+    prompts = await gather([tokenize(model, each) for each in parsed])
+    for i, prompt in enumerate(prompts):
+        check_length(f"{field}[{i}]", len(prompt), model.limits, new_tokens=1)
+    return prompts
 
 
 @contextmanager

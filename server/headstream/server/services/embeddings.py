@@ -101,9 +101,8 @@ class EmbeddingsService(embeddings_service_pb2_grpc.EmbeddingsServiceServicer):
                 yield pb.EmbedTokensResponse(start=start)
                 async for event in events:
                     for rows in event.rows:
-                        call.tensor_bytes += len(rows.values.data)
-                        counter = self._metrics.reply_bytes.labels(model.name, "rows")
-                        counter.inc(len(rows.values.data))
+                        num_bytes = len(rows.values.data)
+                        self._metrics.count_reply(call, model.name, "rows", num_bytes)
                         for first, part in cut_rows(rows.values):
                             reply = pb.EmbedTokensResponse()
                             reply.chunk.layer_index = layers.index(rows.layer)

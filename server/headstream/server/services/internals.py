@@ -96,8 +96,7 @@ class InternalsService(internals_service_pb2_grpc.InternalsServiceServicer):
                 yield reply
 
     def _count(self, model: str, kind: str, num_bytes: int) -> None:
-        current_call().tensor_bytes += num_bytes
-        self._metrics.reply_bytes.labels(model, kind).inc(num_bytes)
+        self._metrics.count_reply(current_call(), model, kind, num_bytes)
 
 
 async def _replies(
